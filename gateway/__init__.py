@@ -1,0 +1,1 @@
+"""The house: all that the gateway knows how to do, whichever door it is called from."""

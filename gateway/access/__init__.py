@@ -1,0 +1,1 @@
+"""Who may come in, and the secrets that are kept for them."""

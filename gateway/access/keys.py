@@ -1,0 +1,140 @@
+"""Secret API keys: `sk-op-`, 26 random characters and a checksum of six.
+
+The checksum (CRC-32 in base 62) lets a mistyped or invented key be refused without a look-up.
+What is stored is an HMAC under a key derived from SECRET_KEY: a stolen table opens nothing.
+"""
+
+import hmac
+import secrets
+import string
+import zlib
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from gateway.access.vault import derive_key
+from models import ids
+from models.accounts import ApiKey
+
+PREFIX = "sk-op-"
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+RANDOM_LENGTH = 26
+CHECKSUM_LENGTH = 6
+DEFAULT_REQUESTS_PER_MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is calling, and within which limits (None: the default)."""
+
+    account_id: UUID
+    key_id: UUID
+    requests_per_minute: int | None
+    daily_nanos: int | None
+    monthly_nanos: int | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made: the only time that its text is known."""
+
+    id: UUID
+    text: str
+
+
+def checksum(characters: str) -> str:
+    """CRC-32 of the text in base 62, six digits, most significant first."""
+    number = zlib.crc32(characters.encode())
+    digits = []
+    for _ in range(CHECKSUM_LENGTH):
+        number, digit = divmod(number, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def generate() -> str:
+    """The text of a fresh key."""
+    body = "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_LENGTH))
+    return PREFIX + body + checksum(body)
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether the text could be one of our keys, by its shape and checksum alone."""
+    body = text.removeprefix(PREFIX)
+    if body == text or len(body) != RANDOM_LENGTH + CHECKSUM_LENGTH or not body.isascii():
+        return False
+    return hmac.compare_digest(checksum(body[:RANDOM_LENGTH]), body[RANDOM_LENGTH:])
+
+
+class KeyDigest:
+    """The keyed digest under which a key is stored."""
+
+    def __init__(self, secret_key: str) -> None:
+        self._key = derive_key(secret_key, "api-key-digest")
+
+    def __call__(self, text: str) -> bytes:
+        """32 bytes."""
+        return hmac.digest(self._key, text.encode(), sha256)
+
+
+def create(
+    session: Session,
+    digest: KeyDigest,
+    account_id: UUID,
+    *,
+    name: str = "",
+    requests_per_minute: int | None = None,
+    daily_nanos: int | None = None,
+    monthly_nanos: int | None = None,
+) -> NewKey:
+    """Makes a key for an account that exists."""
+    key = NewKey(ids.new(), generate())
+    session.add(
+        ApiKey(
+            id=key.id,
+            account_id=account_id,
+            digest=digest(key.text),
+            preview=f"{key.text[:10]}…{key.text[-4:]}",
+            name=name,
+            requests_per_minute=requests_per_minute,
+            daily_nanos=daily_nanos,
+            monthly_nanos=monthly_nanos,
+        )
+    )
+    session.flush()
+    return key
+
+
+def revoke(session: Session, key_id: UUID) -> bool:
+    """Whether there was such a key; one that was revoked before stays so."""
+    revoked = session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id)
+        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
+        .returning(ApiKey.id)
+    )
+    return revoked.first() is not None
+
+
+def identify(session: Session, digest: bytes) -> Identity | None:
+    """The caller behind a digest; None for a key that is unknown, revoked or expired."""
+    row = session.execute(
+        select(
+            ApiKey.account_id,
+            ApiKey.id,
+            ApiKey.requests_per_minute,
+            ApiKey.daily_nanos,
+            ApiKey.monthly_nanos,
+            ApiKey.expires_at,
+        ).where(
+            ApiKey.digest == digest,
+            ApiKey.revoked_at.is_(None),
+            ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()),
+        )
+    ).first()
+    return None if row is None else Identity(*row)

@@ -1,0 +1,1 @@
+"""A call that comes in: its options, its route, its acceptance or its answer."""

@@ -1,0 +1,176 @@
+"""The fields of a call that are ours: taken out of the body before a provider sees it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gateway.calls.errors import InvalidField
+from gateway.webhooks.events import InvalidWebhook, validate_webhook
+
+DEFAULT_DEADLINE = timedelta(hours=72)
+LONGEST_DEADLINE = timedelta(days=30)
+LONGEST_CUSTOM_ID = 512
+METADATA_PAIRS = 16
+METADATA_KEY_LENGTH = 64
+METADATA_VALUE_LENGTH = 512
+LONGEST_IDEMPOTENCY_KEY = 255
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+NOT_YET = ("max_cost_usd", "dry_run", "escalate")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller asked of us, besides the completion itself."""
+
+    prefer_async: bool
+    require_async: bool
+    deadline_at: datetime
+    custom_id: str | None
+    metadata: dict[str, str] | None
+    webhook: dict[str, Any] | None
+
+    @property
+    def wants_async(self) -> bool:
+        """Whether the call is to become a job if it can."""
+        return self.prefer_async or self.require_async
+
+
+def take_options(
+    body: dict[str, Any], prefer_header: str | None, now: datetime, *, allow_private: bool
+) -> Options:
+    """Removes our fields from `body` and reads them. Raises InvalidField.
+
+    `metadata` is ours on an asynchronous call, and the provider's on any other.
+    """
+    for field in NOT_YET:
+        if body.pop(field, None) is not None:
+            raise InvalidField(field, f"'{field}' is not supported yet.")
+    prefer_async = _flag(body, "prefer_async") or _prefers_async(prefer_header)
+    require_async = _flag(body, "require_async")
+    deadline_at = _deadline(body, now)
+    custom_id = body.pop("custom_id", None)
+    if custom_id is not None and not (
+        isinstance(custom_id, str)
+        and 0 < len(custom_id) <= LONGEST_CUSTOM_ID
+        and _storable(custom_id)
+    ):
+        raise InvalidField(
+            "custom_id", f"'custom_id' must be a string of 1 to {LONGEST_CUSTOM_ID} characters."
+        )
+    webhook = _webhook(body, allow_private)
+    metadata = None
+    if prefer_async or require_async:
+        metadata = _metadata(body.pop("metadata", None))
+    return Options(prefer_async, require_async, deadline_at, custom_id, metadata, webhook)
+
+
+def idempotency_key(header: str | None) -> str | None:
+    """The `Idempotency-Key` header, checked."""
+    if header is None:
+        return None
+    if not 0 < len(header) <= LONGEST_IDEMPOTENCY_KEY or not header.isprintable():
+        raise InvalidField(
+            "Idempotency-Key",
+            f"'Idempotency-Key' must be 1 to {LONGEST_IDEMPOTENCY_KEY} printable characters.",
+        )
+    return header
+
+
+def _flag(body: dict[str, Any], field: str) -> bool:
+    value = body.pop(field, None)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidField(field, f"'{field}' must be true or false.")
+    return bool(value)
+
+
+def _prefers_async(header: str | None) -> bool:
+    """Reads `Prefer` (RFC 7240): preferences separated by commas, `name[=value][;parameters]`.
+
+    A preference that means nothing here is ignored, as it has to be; so is `wait` on its own.
+    """
+    parts = (header or "").split(",")
+    names = {re.split("[;=]", part, maxsplit=1)[0].strip().lower() for part in parts}
+    if {"respond-async", "wait"} <= names:
+        raise InvalidField("wait", "'Prefer: respond-async, wait=N' is not supported yet.")
+    return "respond-async" in names
+
+
+def _deadline(body: dict[str, Any], now: datetime) -> datetime:
+    deadline, window = body.pop("deadline", None), body.pop("completion_window", None)
+    if deadline is not None and window is not None:
+        raise InvalidField("deadline", "Give 'deadline' or 'completion_window', not both.")
+    field = "completion_window" if deadline is None else "deadline"
+    value = window if deadline is None else deadline
+    if value is None:
+        return now + DEFAULT_DEADLINE
+    moment = _moment(value, now)
+    if moment is None:
+        raise InvalidField(
+            field,
+            f"'{field}' must be seconds, a duration such as \"6h\", or an RFC 3339 time.",
+        )
+    if not now < moment <= now + LONGEST_DEADLINE:
+        raise InvalidField(
+            field, f"'{field}' must lie in the future, {LONGEST_DEADLINE.days} days away at most."
+        )
+    return moment
+
+
+def _moment(value: object, now: datetime) -> datetime | None:
+    """A point in time from seconds, a duration or an RFC 3339 text; None if it is none of them."""
+    if isinstance(value, bool):
+        return None
+    try:
+        if isinstance(value, int | float):
+            return now + timedelta(seconds=value)
+        if not isinstance(value, str):
+            return None
+        duration = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)", value.strip(), re.ASCII)
+        if duration:
+            return now + timedelta(seconds=float(duration[1]) * UNIT_SECONDS[duration[2] or "s"])
+        moment = datetime.fromisoformat(value)
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _webhook(body: dict[str, Any], allow_private: bool) -> dict[str, Any] | None:
+    webhook, callback = body.pop("webhook", None), body.pop("callback_url", None)
+    if webhook is not None and callback is not None:
+        raise InvalidField("webhook", "Give 'webhook' or 'callback_url', not both.")
+    if callback is not None:
+        webhook = {"url": callback}
+    if webhook is None:
+        return None
+    try:
+        return validate_webhook(webhook, allow_private=allow_private)
+    except InvalidWebhook as error:
+        param = error.param if callback is None else "callback_url"
+        raise InvalidField(param, str(error)) from error
+
+
+def _metadata(value: object) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or len(value) > METADATA_PAIRS:
+        raise InvalidField(
+            "metadata", f"'metadata' must be an object of up to {METADATA_PAIRS} pairs."
+        )
+    for key, item in value.items():
+        if len(key) > METADATA_KEY_LENGTH or not _storable(key):
+            raise InvalidField(
+                "metadata", f"A key of 'metadata' has {METADATA_KEY_LENGTH} characters at most."
+            )
+        if not isinstance(item, str) or len(item) > METADATA_VALUE_LENGTH or not _storable(item):
+            raise InvalidField(
+                f"metadata.{key}",
+                f"A value of 'metadata' is a string of up to {METADATA_VALUE_LENGTH} characters.",
+            )
+    return dict(value) or None
+
+
+def _storable(text: str) -> bool:
+    """PostgreSQL's text knows no NUL."""
+    return "\x00" not in text

@@ -1,0 +1,99 @@
+"""From a model's name to the provider that will serve it, and whether it can be batched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from gateway.calls.errors import InvalidField, UnknownModel
+from gateway.catalogue.catalogue import Catalogue, Model, Offer
+from gateway.providers.dialect import Credential, Dialect, Endpoint
+
+HOUSE = "house"
+"""The name of our own credential at each provider."""
+
+KIND_OF_ENDPOINT = {Endpoint.CHAT_COMPLETIONS: "chat", Endpoint.EMBEDDINGS: "embedding"}
+
+
+class Ineligible(StrEnum):
+    """Why a call cannot wait in the batch lane; the value of `X-Async-Ineligible`."""
+
+    STREAM = "stream"
+    MODEL = "model"
+    PRICE = "price"
+    KEY = "key"
+    DEADLINE = "deadline"
+    TOOLS = "tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who serves a call. `name` is the model as the caller wrote it."""
+
+    name: str
+    model: Model
+    offer: Offer
+    dialect: Dialect
+    credential: Credential
+
+
+class Router:
+    """Finds routes among the providers that are configured."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        dialects: Mapping[str, Dialect],
+        credentials: Mapping[tuple[str, str], Credential],
+    ) -> None:
+        self._catalogue = catalogue
+        self._dialects = dialects
+        self._credentials = credentials
+
+    def route(self, endpoint: Endpoint, name: str, body: Mapping[str, Any]) -> Route:
+        """The route of a call; raises UnknownModel, or InvalidField for what cannot be served."""
+        model = self.find(name)
+        if model is None:
+            raise UnknownModel(f"The model '{name}' does not exist or is not served here.")
+        if model.kind != KIND_OF_ENDPOINT[endpoint]:
+            raise InvalidField("model", f"The model '{name}' is not for {endpoint}.")
+        offer = model.offers[0]
+        dialect = self._dialects[offer.provider]
+        field = dialect.unsupported(endpoint, dict(body))
+        if field is not None:
+            raise InvalidField(field, f"'{field}' is not supported with the model '{name}'.")
+        return Route(name, model, offer, dialect, self._credentials[offer.provider, HOUSE])
+
+    def models(self) -> list[Model]:
+        """The models that a configured provider serves, with its offers only."""
+        served = map(self._served, self._catalogue.models())
+        return [model for model in served if model is not None]
+
+    def find(self, name: str) -> Model | None:
+        """One of `models`, by any of its names."""
+        model = self._catalogue.resolve(name)
+        return None if model is None else self._served(model)
+
+    def _served(self, model: Model) -> Model | None:
+        offers = tuple(offer for offer in model.offers if self._is_configured(offer))
+        return replace(model, offers=offers) if offers else None
+
+    def _is_configured(self, offer: Offer) -> bool:
+        return offer.provider in self._dialects and (offer.provider, HOUSE) in self._credentials
+
+
+def obstacle(
+    route: Route, body: Mapping[str, Any], time_left: timedelta, window: timedelta
+) -> Ineligible | None:
+    """Why a call cannot become a line of a provider batch; None if it can.
+
+    `window` is how long a lane may wait before it is cut: a deadline sooner than that is too near.
+    """
+    if body.get("stream"):
+        return Ineligible.STREAM
+    if route.offer.prices.batch is None:
+        return Ineligible.PRICE
+    if time_left < window:
+        return Ineligible.DEADLINE
+    return None

@@ -1,0 +1,1 @@
+"""The life of a provider batch: grouping, submission, doubt, polling, ingestion, deadlines."""

@@ -1,0 +1,163 @@
+"""Doubt: a creation whose answer never came is looked for, adopted, or made again.
+
+A batch that we created must be found before it may be created again. Where the provider keeps
+our metadata, the creation carries a name of its own and is told by that. Elsewhere it is told by
+its time and its number of requests: there is only one creation in flight for a credential.
+"""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from gateway.lanes import leases, submission
+from gateway.lanes.leases import Claim, LeaseLost
+from gateway.lanes.records import BatchRecord, Target, batch_of_ref, read_batch, target_of
+from gateway.lanes.works import Works, backoff_seconds
+from gateway.providers.dialect import BatchReport, BatchState, ProviderError
+from models.batches import OrphanBatch
+from models.session import transaction
+from models.states import BatchStatus
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_SECONDS = 3.0
+LOOK_AGAIN_CAP_SECONDS = 60.0
+CLOCK_SKEW = timedelta(seconds=30)
+
+_IN_DOUBT = text("UPDATE provider_batches SET status = 'in_doubt' WHERE id = :batch_id")
+_LOOK_AGAIN = text(
+    "UPDATE provider_batches SET due_at = now() + make_interval(secs => :delay) "
+    "WHERE id = :batch_id"
+)
+_KNOWN = text(
+    """
+    SELECT external_id FROM provider_batches WHERE external_id = ANY(:external_ids)
+    UNION SELECT external_id FROM orphan_batches WHERE external_id = ANY(:external_ids)
+    """
+)
+
+
+def resolve(works: Works, batch_id: UUID) -> None:
+    """Looks for a creation in doubt; safe to call at any time."""
+    with transaction(works.engine) as session:
+        claim = leases.claim(session, batch_id, {BatchStatus.SUBMITTING, BatchStatus.IN_DOUBT})
+        if claim is None:
+            return
+        if claim.status is BatchStatus.SUBMITTING:
+            # Whoever was creating it is gone.
+            session.execute(_IN_DOUBT, {"batch_id": batch_id})
+        batch = read_batch(session, batch_id)
+    try:
+        with works.leases.holding(claim):
+            _resolve(works, claim, batch)
+    except LeaseLost:
+        log.warning("batch.lease_lost", extra={"batch_id": str(batch_id)})
+
+
+def _resolve(works: Works, claim: Claim, batch: BatchRecord) -> None:
+    target = target_of(works, batch)
+    if target is None:
+        _look_again(works, claim, submission.NO_CREDENTIAL_RETRY_SECONDS)
+        return
+    try:
+        found = _find(works, batch, target)
+    except ProviderError as error:
+        log.warning(
+            "batch.doubt_not_resolved",
+            extra={"batch_id": str(batch.id), "error": type(error).__name__},
+        )
+        delay = backoff_seconds(
+            batch.doubted_for, shortest=LOOK_AGAIN_SECONDS, longest=LOOK_AGAIN_CAP_SECONDS
+        )
+        _look_again(works, claim, delay)
+        return
+    if found:
+        _adopt(works, claim, found)
+    elif batch.doubted_for >= works.policy.doubt:
+        log.info("batch.not_found_after_doubt", extra={"batch_id": str(batch.id)})
+        submission.put_back(works.engine, claim, "the creation left no batch", 0.0)
+    else:
+        _look_again(works, claim, LOOK_AGAIN_SECONDS)
+
+
+def _adopt(works: Works, claim: Claim, found: Sequence[BatchReport]) -> None:
+    """The oldest is the batch; any other was made besides it, which must not be forgotten."""
+    oldest, *others = sorted(found, key=lambda report: (report.created_at, report.external_id))
+    with transaction(works.engine) as session:
+        submission.record_submitted(session, works.policy, claim, oldest)
+        note_orphans(session, claim.batch_id, [other.external_id for other in others])
+    log.info(
+        "batch.adopted",
+        extra={"batch_id": str(claim.batch_id), "external_id": oldest.external_id},
+    )
+
+
+def _find(works: Works, batch: BatchRecord, target: Target) -> Sequence[BatchReport]:
+    """The batches at the provider that the creation in doubt may have made."""
+    assert batch.intent_at is not None
+    since = batch.intent_at - CLOCK_SKEW
+    reports = [
+        report
+        for report in target.dialect.list_batches(target.credential, since)
+        if report.state is not BatchState.FAILED
+    ]
+    if target.dialect.keeps_metadata:
+        return [report for report in reports if report.batch_ref == batch.intent_ref]
+    candidates = [report for report in reports if report.request_count == batch.request_count]
+    with transaction(works.engine) as session:
+        known = _known(session, [report.external_id for report in candidates])
+    return [
+        report
+        for report in candidates
+        if report.external_id not in known and report.created_at >= since
+    ]
+
+
+def _known(session: Session, external_ids: Sequence[str]) -> set[str]:
+    return set(session.scalars(_KNOWN, {"external_ids": list(external_ids)}))
+
+
+def _look_again(works: Works, claim: Claim, delay: float) -> None:
+    with transaction(works.engine) as session:
+        leases.fence(session, claim)
+        session.execute(_LOOK_AGAIN, {"batch_id": claim.batch_id, "delay": delay})
+
+
+def note_orphans(session: Session, batch_id: UUID, external_ids: Sequence[str]) -> None:
+    """Batches at the provider that were made for `batch_id` besides the one that counts."""
+    if not external_ids:
+        return
+    noted = session.scalars(
+        insert(OrphanBatch)
+        .values([{"external_id": each, "batch_id": batch_id} for each in external_ids])
+        .on_conflict_do_nothing()
+        .returning(OrphanBatch.external_id)
+    ).all()
+    if noted:
+        log.error(
+            "batch.orphans_found",
+            extra={"batch_id": str(batch_id), "external_ids": list(noted), "alert": True},
+        )
+
+
+def orphans_among(
+    reports: Sequence[BatchReport], known: dict[UUID, str | None]
+) -> dict[UUID, list[str]]:
+    """Of listed batches that carry our name, those that are not the one their batch stands by.
+
+    `known` gives each batch's external id; a batch in doubt has none, and is left to `resolve`.
+    """
+    orphans: dict[UUID, list[str]] = {}
+    for report in reports:
+        batch_id = batch_of_ref(report.batch_ref) if report.batch_ref else None
+        if batch_id is None or report.state is BatchState.FAILED:
+            continue
+        external_id = known.get(batch_id)
+        if external_id is not None and external_id != report.external_id:
+            orphans.setdefault(batch_id, []).append(report.external_id)
+    return orphans

@@ -1,0 +1,165 @@
+"""Orphans: batches that exist twice at a provider are cancelled, and the house pays for them."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import text
+
+from gateway.billing import ledger
+from gateway.billing.prices import cost_nanos
+from gateway.billing.pricing import PriceBook
+from gateway.lanes.ingestion import read_chunks
+from gateway.lanes.polling import note_strays
+from gateway.lanes.records import BatchRecord, Target, parse_custom_id, read_batch, target_of
+from gateway.lanes.works import Works
+from gateway.providers.dialect import (
+    BatchReport,
+    BatchState,
+    LineOutcome,
+    LineResult,
+    ProviderError,
+    Rejected,
+)
+from models.session import transaction
+
+log = logging.getLogger(__name__)
+
+WATCHED = timedelta(minutes=15)
+"""How far back a watch for orphans lists: every creation is listed several times over."""
+
+FILES_PATIENCE = timedelta(minutes=10)
+"""How long an orphan that has ended without result files is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Orphan:
+    """A batch at the provider, and the one of ours that it was made for besides."""
+
+    external_id: str
+    batch: BatchRecord
+    known_for: timedelta
+
+
+_CLAIM_DUE = text(
+    """
+    UPDATE orphan_batches SET due_at = now() + interval '30 seconds'
+    WHERE external_id IN (
+        SELECT external_id FROM orphan_batches
+        WHERE booked_at IS NULL AND due_at <= now() LIMIT 20 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING external_id, batch_id, now() - found_at AS known_for
+    """
+)
+_BOOK = text(
+    """
+    UPDATE orphan_batches SET booked_at = now(), cost_nanos = :cost
+    WHERE external_id = :external_id AND booked_at IS NULL RETURNING external_id
+    """
+)
+_PRICES = text("SELECT id, price_id FROM jobs WHERE id = ANY(:job_ids)")
+
+
+def watch(works: Works) -> None:
+    """Lists the recent batches of every credential whose provider gives our names back."""
+    with transaction(works.engine) as session:
+        since = session.execute(
+            text("SELECT now() - make_interval(secs => :back)"),
+            {"back": WATCHED.total_seconds()},
+        ).scalar_one()
+    for (provider, _), credential in works.credentials.items():
+        dialect = works.dialects.get(provider)
+        if dialect is None or not dialect.keeps_metadata:
+            continue
+        try:
+            note_strays(works, list(dialect.list_batches(credential, since)))
+        except ProviderError as error:
+            log.warning(
+                "orphans.list_failed", extra={"provider": provider, "error": type(error).__name__}
+            )
+
+
+def settle_due(works: Works, prices: PriceBook) -> None:
+    """Cancels orphans, and books those that have ended to the house's loss."""
+    with transaction(works.engine) as session:
+        due = [
+            _Orphan(row.external_id, read_batch(session, row.batch_id), row.known_for)
+            for row in session.execute(_CLAIM_DUE).all()
+        ]
+    for orphan in due:
+        target = target_of(works, orphan.batch)
+        if target is None:
+            continue
+        try:
+            _settle(works, prices, orphan, target)
+        except ProviderError as error:
+            log.warning(
+                "orphan.not_settled",
+                extra={"external_id": orphan.external_id, "error": type(error).__name__},
+            )
+
+
+def _settle(works: Works, prices: PriceBook, orphan: _Orphan, target: Target) -> None:
+    report = target.dialect.get_batch(target.credential, orphan.external_id)
+    if report is not None and report.state in {BatchState.VALIDATING, BatchState.RUNNING}:
+        target.dialect.cancel_batch(target.credential, orphan.external_id)
+        return
+    if report is not None and _may_change(report, orphan):
+        return
+    cost = 0 if report is None else _cost(works, prices, orphan.batch, target, report)
+    with transaction(works.engine) as session:
+        booked = session.execute(_BOOK, {"external_id": orphan.external_id, "cost": cost}).first()
+        if booked is not None:
+            ledger.book_unbilled_cost(session, orphan.batch.id, cost, "a batch that was made twice")
+    log.info("orphan.booked", extra={"external_id": orphan.external_id, "cost_nanos": cost})
+
+
+def _may_change(report: BatchReport, orphan: _Orphan) -> bool:
+    """Whether what it cost is not to be seen yet; a batch may end before it names its files."""
+    return report.state is BatchState.CANCELLING or (
+        report.state is BatchState.ENDED
+        and not report.result_files
+        and not report.retention_over
+        and orphan.known_for < FILES_PATIENCE
+    )
+
+
+def _cost(
+    works: Works, prices: PriceBook, batch: BatchRecord, target: Target, report: BatchReport
+) -> int:
+    """What the provider charges for the orphan's finished lines, in nano-USD."""
+    total = 0
+    with works.spool(batch.id) as folder:
+        for number, name in enumerate(report.result_files):
+            path = folder / f"results-{number}.jsonl"
+            with suppress(Rejected):
+                target.dialect.download(target.credential, name, path)
+                total += sum(
+                    _chunk_cost(works, prices, chunk)
+                    for chunk in read_chunks(path, target.dialect.parse_line)
+                )
+    return total
+
+
+def _chunk_cost(works: Works, prices: PriceBook, chunk: Sequence[LineResult]) -> int:
+    used = {
+        named[0]: result.usage
+        for result in chunk
+        if result.outcome is LineOutcome.SUCCEEDED
+        and result.usage is not None
+        and (named := parse_custom_id(result.custom_id))
+    }
+    with transaction(works.engine) as session:
+        price_of: dict[UUID, str] = {
+            row.id: row.price_id for row in session.execute(_PRICES, {"job_ids": list(used)})
+        }
+        snapshots = prices.load(session, price_of.values())
+    total = 0
+    for job_id, usage in used.items():
+        rates = snapshots[price_of[job_id]].batch if job_id in price_of else None
+        if rates is not None:
+            total += cost_nanos(usage, rates)
+    return total

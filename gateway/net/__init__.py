@@ -1,0 +1,1 @@
+"""Talking HTTP to the outside: clients, the retry choice, the address guard."""

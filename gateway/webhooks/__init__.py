@@ -1,0 +1,1 @@
+"""Telling callers: events are recorded with the result, signed, and delivered at least once."""

@@ -1,0 +1,1 @@
+"""The service on one machine: embedded servers, supervisor, provider simulator, demo account."""

@@ -1,0 +1,1 @@
+"""Memory: tables, lifecycles, sessions and migrations. Nothing here knows what a provider is."""

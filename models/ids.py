@@ -1,0 +1,50 @@
+"""Identifiers: UUIDv7 inside, a typed prefix and 32 hex digits outside.
+
+Version 7 (RFC 9562, section 5.7) begins with the time in milliseconds, so ids made later sort
+later and new rows land at the end of every index.
+"""
+
+import os
+import time
+from enum import StrEnum
+from uuid import UUID
+
+
+class Prefix(StrEnum):
+    """What an id names; the word before its underscore (or hyphen)."""
+
+    ACCOUNT = "acct_"
+    KEY = "key_"
+    JOB = "job_"
+    COMPLETION = "chatcmpl-"
+    PROVIDER_BATCH = "pbatch_"
+    EVENT = "evt_"
+    DELIVERY = "dlv_"
+
+
+def new() -> UUID:
+    """A fresh UUIDv7."""
+    milliseconds = time.time_ns() // 1_000_000
+    random_bits = int.from_bytes(os.urandom(10), "big")
+    value = (milliseconds & (1 << 48) - 1) << 80
+    value |= 0x7 << 76
+    value |= (random_bits >> 68) << 64
+    value |= 0b10 << 62
+    value |= random_bits & (1 << 62) - 1
+    return UUID(int=value)
+
+
+def show(prefix: Prefix, value: UUID) -> str:
+    """The id as the outside sees it: `job_` and 32 hex digits."""
+    return prefix + value.hex
+
+
+def parse(prefix: Prefix, text: str) -> UUID | None:
+    """The UUID behind an outside id; None for anything `show` would not have written."""
+    digits = text.removeprefix(prefix)
+    if digits == text or len(digits) != 32 or digits != digits.lower():
+        return None
+    try:
+        return UUID(hex=digits)
+    except ValueError:
+        return None

@@ -1,0 +1,55 @@
+"""Engines and transactions.
+
+A function of the gateway takes a `Session` or talks to the network, never both; what it is
+given is the session, not the engine, so that the caller decides what is one transaction.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session
+
+STATEMENT_TIMEOUT_MILLISECONDS = 60_000
+LOCK_TIMEOUT_MILLISECONDS = 10_000
+
+
+def connect(
+    sqlalchemy_url: str, *, pool_size: int, pool_timeout_seconds: float = 10.0, name: str
+) -> Engine:
+    """An engine of at most `pool_size` connections. Nothing connects yet.
+
+    `name` shows in pg_stat_activity. A connection that the server closed is noticed before use,
+    so a restart of PostgreSQL costs one failed transaction at most.
+    """
+    return create_engine(
+        sqlalchemy_url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=pool_timeout_seconds,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        connect_args={
+            "application_name": name,
+            "connect_timeout": 5,
+            "keepalives_idle": 30,
+            "options": (
+                f"-c statement_timeout={STATEMENT_TIMEOUT_MILLISECONDS} "
+                f"-c lock_timeout={LOCK_TIMEOUT_MILLISECONDS} "
+                "-c idle_in_transaction_session_timeout=60000"
+            ),
+        },
+    )
+
+
+@contextmanager
+def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Session]:
+    """One transaction: committed at the end of the block, rolled back if it raises.
+
+    With `durable=False` the commit does not wait for the disk. A crash of PostgreSQL (not of
+    ours) may then undo the last moments, so it is only for what would die in that crash anyway.
+    """
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        if not durable:
+            session.connection().exec_driver_sql("SET LOCAL synchronous_commit = off")
+        yield session

@@ -1,0 +1,31 @@
+"""The models routes."""
+
+import orjson
+from flask import Blueprint, Response
+
+from web.errors import ApiError
+from web.serialisers import model_json
+from web.state import state
+
+blueprint = Blueprint("models", __name__)
+
+
+@blueprint.get("/v1/models")
+def list_models() -> Response:
+    """Every model that a configured provider serves."""
+    house = state().house
+    data = [model_json(model, house.markup_bps) for model in house.router.models()]
+    body = orjson.dumps({"object": "list", "data": data})
+    return Response(body, mimetype="application/json")
+
+
+@blueprint.get("/v1/models/<path:name>")
+def get_model(name: str) -> Response:
+    """One model, by any of its names; it answers under its own."""
+    house = state().house
+    model = house.router.find(name)
+    if model is None:
+        raise ApiError(
+            404, f"The model '{name}' does not exist or is not served here.", param="model"
+        )
+    return Response(orjson.dumps(model_json(model, house.markup_bps)), mimetype="application/json")

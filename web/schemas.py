@@ -1,0 +1,150 @@
+"""What a request body must look like. Fields that are not named here pass through untouched."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from flask import Request
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+from werkzeug.exceptions import UnsupportedMediaType
+
+from web.errors import ApiError
+
+DEEPEST = 64
+"""Levels of nesting in a body. Real calls stay far below; deeper ones are made to break parsers."""
+# Lists are given up at their first fault: four million wrong items must not be four million errors.
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: StrictStr | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+
+
+Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
+
+
+class ChatRequest(BaseModel):
+    """`POST /v1/chat/completions`: OpenAI's fields whose values we check."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Annotated[StrictStr, Field(min_length=1, max_length=200)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    stream: StrictBool | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=128)] | None = None
+    stop: StrictStr | Annotated[list[StrictStr], Field(max_length=4, fail_fast=True)] | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+
+
+Text = Annotated[StrictStr, Field(min_length=1)]
+Token = Annotated[StrictInt, Field(ge=0)]
+MOST_INPUTS = Field(min_length=1, max_length=2048, fail_fast=True)
+
+
+class EmbeddingRequest(BaseModel):
+    """`POST /v1/embeddings`. At most 2,048 inputs, as at OpenAI."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Annotated[StrictStr, Field(min_length=1, max_length=200)]
+    input: (
+        Text
+        | Annotated[list[Text], MOST_INPUTS]
+        | Annotated[list[Token], MOST_INPUTS]
+        | Annotated[
+            list[Annotated[list[Token], Field(min_length=1, fail_fast=True)]],
+            MOST_INPUTS,
+        ]
+    )
+    dimensions: Annotated[StrictInt, Field(ge=1)] | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: StrictStr | None = None
+
+
+def read_body(request: Request) -> dict[str, Any]:
+    """The request's JSON object; raises the 400, and 415 for a compressed body."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType
+    try:
+        body = orjson.loads(request.get_data(cache=False))
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, "The request body is not valid JSON.") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, "The request body must be a JSON object.")
+    if _is_deeper(body, DEEPEST):
+        raise ApiError(400, f"The request body is nested more than {DEEPEST} levels deep.")
+    return body
+
+
+def check(schema: type[BaseModel], body: dict[str, Any]) -> None:
+    """Raises a 400 that names the first field that is wrong."""
+    try:
+        schema.model_validate(body)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        raise _refusal(body, faults) from None
+
+
+def _refusal(body: dict[str, Any], faults: list[ErrorDetails]) -> ApiError:
+    field = faults[0]["loc"][0]
+    # Of the branches of a union, the one that came furthest is the one that was meant.
+    fault = max(
+        (each for each in faults if each["loc"][0] == field),
+        key=lambda each: (not each["type"].endswith("_type"), len(_path_in(body, each))),
+    )
+    path = ".".join(_path_in(body, fault))
+    message = f"'{path}' is not valid: {fault['msg'][:1].lower()}{fault['msg'][1:]}."
+    if fault["type"] == "missing":
+        message = f"'{path}' is required."
+    return ApiError(400, message, param=path)
+
+
+def _path_in(body: Any, fault: ErrorDetails) -> list[str]:
+    """The part of a fault's location that can be followed into the body, and what is missing.
+
+    Only what stands in the body names a field: pydantic adds the branch of a union it tried.
+    """
+    location, missing = fault["loc"], fault["type"] == "missing"
+    path: list[str] = []
+    value: Any = body
+    for number, step in enumerate(location, 1):
+        inside = isinstance(step, int) and isinstance(value, list) and step < len(value)
+        if inside or (isinstance(value, dict) and step in value):
+            value = value[step]
+        elif not (missing and number == len(location)):
+            continue
+        path.append(str(step))
+    return path
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether containers are nested deeper; walked without recursion."""
+    level = [value]
+    for _ in range(levels):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,34 @@
+"""What one web process holds: the house, the writer, the readers, the bell."""
+
+from dataclasses import dataclass
+
+from flask import current_app
+
+from gateway.house import House
+from web.auth import KeyRing
+from web.in_flight import InFlight
+from web.threads import Readers
+from web.waiters import Waiters
+from web.writer import Writer
+from workers.bell import Bell
+
+EXTENSION = "offpeak"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The process's parts, for the views."""
+
+    house: House
+    writer: Writer
+    readers: Readers
+    waiters: Waiters
+    keys: KeyRing
+    bell: Bell
+    in_flight: InFlight
+
+
+def state() -> State:
+    """The parts behind the request that is being answered."""
+    found: State = current_app.extensions[EXTENSION]
+    return found

@@ -1,0 +1,1 @@
+"""The door for work that takes long: Dramatiq actors over the gateway."""

@@ -1,0 +1,105 @@
+"""Ringing an actor by its name: all that the other doors know of the workers.
+
+A ring carries ids only and may be lost, doubled or late without harm: the truth is in PostgreSQL
+and a sweep rings again for whatever is due. So a ring never fails loudly and never waits long.
+"""
+
+import logging
+from collections.abc import Mapping
+from enum import StrEnum
+
+import redis
+from dramatiq import Broker, Message, Middleware
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionError as BrokerConnectionError
+
+from settings import Settings
+
+log = logging.getLogger(__name__)
+
+SOCKET_TIMEOUT_SECONDS = 2.0
+RING_MAX_AGE_MILLISECONDS = 60_000
+"""A ring that nobody heard for a minute is worth nothing: a sweep has rung since."""
+
+
+class Actor(StrEnum):
+    """Every actor by its name; `workers.actors` has a function of the same name for each."""
+
+    CUT_LANES = "cut_lanes"
+    SUBMIT_BATCH = "submit_batch"
+    RESOLVE_DOUBT = "resolve_doubt"
+    POLL_BATCHES = "poll_batches"
+    INGEST_BATCH = "ingest_batch"
+    CANCEL_BATCH = "cancel_batch"
+    SWEEP_BATCHES = "sweep_batches"
+    SETTLE_ORPHANS = "settle_orphans"
+    WATCH_ORPHANS = "watch_orphans"
+    EXPIRE_JOBS = "expire_jobs"
+    RELEASE_HOLDS = "release_holds"
+    APPLY_RETENTION = "apply_retention"
+    DELIVER_WEBHOOKS = "deliver_webhooks"
+
+
+BATCHES, CLOCK, WEBHOOKS = "batches", "clock", "webhooks"
+
+QUEUES: Mapping[Actor, str] = {
+    Actor.CUT_LANES: CLOCK,
+    Actor.SUBMIT_BATCH: BATCHES,
+    Actor.RESOLVE_DOUBT: BATCHES,
+    Actor.POLL_BATCHES: CLOCK,
+    Actor.INGEST_BATCH: BATCHES,
+    Actor.CANCEL_BATCH: BATCHES,
+    Actor.SWEEP_BATCHES: CLOCK,
+    Actor.SETTLE_ORPHANS: CLOCK,
+    Actor.WATCH_ORPHANS: CLOCK,
+    Actor.EXPIRE_JOBS: CLOCK,
+    Actor.RELEASE_HOLDS: CLOCK,
+    Actor.APPLY_RETENTION: CLOCK,
+    Actor.DELIVER_WEBHOOKS: WEBHOOKS,
+}
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client for the doorbell's Redis; nothing connects yet."""
+    return redis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=SOCKET_TIMEOUT_SECONDS,
+        socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+        **settings.redis_options,
+    )
+
+
+def redis_broker(client: redis.Redis, middleware: list[Middleware]) -> Broker:
+    """Dramatiq's broker on that Redis; nothing connects yet."""
+    return RedisBroker(client=client, middleware=middleware)  # type: ignore[no-untyped-call]
+
+
+class Bell:
+    """Rings actors through Redis."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = redis_client(settings)
+        self._broker = redis_broker(self._client, [])
+
+    def is_heard(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(self._client.ping())
+        except redis.RedisError:
+            return False
+
+    def ring(self, actor: Actor, *ids: str) -> bool:
+        """Whether the ring went out; if it did not, the next sweep makes up for it."""
+        message: Message[None] = Message(
+            queue_name=QUEUES[actor],
+            actor_name=actor.value,
+            args=ids,
+            kwargs={},
+            options={"max_age": RING_MAX_AGE_MILLISECONDS},
+        )
+        try:
+            self._broker.enqueue(message)
+        except (redis.RedisError, BrokerConnectionError) as error:
+            log.warning("bell.not_heard", extra={"actor": actor, "error": type(error).__name__})
+            return False
+        return True
