@@ -25,6 +25,7 @@ class House:
 
     settings: Settings
     engine: Engine
+    http: HttpClients
     dialects: Mapping[str, Dialect]
     credentials: Mapping[tuple[str, str], Credential]
     catalogue: Catalogue
@@ -34,10 +35,16 @@ class House:
     policy: LanePolicy
     markup_bps: int
 
+    def close(self) -> None:
+        """Closes the connections that are not in use."""
+        self.http.close()
+        self.engine.dispose()
+
 
 def build(settings: Settings, *, name: str, pool_size: int) -> House:
     """The house for one process. `name` is what its database connections are called."""
-    spoken = dialects(HttpClients())
+    http = HttpClients()
+    spoken = dialects(http)
     credentials = {
         (provider, HOUSE): Credential(
             provider, HOUSE, each.api_key.get_secret_value(), each.base_url
@@ -49,6 +56,7 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
     return House(
         settings=settings,
         engine=connect(settings.sqlalchemy_url, pool_size=pool_size, name=name),
+        http=http,
         dialects=spoken,
         credentials=credentials,
         catalogue=catalogue,

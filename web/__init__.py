@@ -11,6 +11,7 @@ from gateway.house import build
 from settings import Settings, SettingsError, load, logs
 from web import auth, calls, commands, errors, jobs, models, operations
 from web.in_flight import InFlight
+from web.schemas import MAX_BODY_BYTES
 from web.state import EXTENSION, State, state
 from web.threads import READERS, Readers
 from web.waiters import Waiters
@@ -19,7 +20,6 @@ from workers.bell import Bell
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 8_000_000
 OPEN_ROUTES = frozenset({"/health", "/ready"})
 """What needs no API key."""
 
@@ -35,7 +35,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     # A doubled slash is no route of ours, rather than a redirect that loses the body.
     app.url_map.merge_slashes = False
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # Werkzeug cuts a body of unknown length off here; the byte too many tells that it was longer.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     house = build(settings, name="offpeak-web", pool_size=READERS + 1)
     readers = Readers(house.engine)
     app.extensions[EXTENSION] = State(

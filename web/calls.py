@@ -27,7 +27,6 @@ from web.auth import caller
 from web.schemas import ChatRequest, EmbeddingRequest, check, read_body
 from web.serialisers import accepted_json
 from web.state import State, state
-from web.threads import in_background
 from workers.bell import Actor
 
 blueprint = Blueprint("calls", __name__)
@@ -113,7 +112,7 @@ def _accept(parts: State, parsed: Parsed) -> Response:
     stored = parts.writer.accept(submission)
     replayed = stored is not submission.answer
     if not replayed:
-        in_background(parts.bell.ring, Actor.CUT_LANES)
+        parts.bell.ring_soon(Actor.CUT_LANES)
     return _from_stored(stored, replayed=replayed)
 
 

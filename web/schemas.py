@@ -14,13 +14,24 @@ from pydantic import (
     ValidationError,
 )
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from web.errors import ApiError
 
+MAX_BODY_BYTES = 8_000_000
 DEEPEST = 64
 """Levels of nesting in a body. Real calls stay far below; deeper ones are made to break parsers."""
+MOST_BRACKETS = 500_000
+"""In a body, those in its texts included: to make millions of objects takes seconds."""
 # Lists are given up at their first fault: four million wrong items must not be four million errors.
+
+
+class Part(BaseModel):
+    """One piece of a turn: a text, a picture, a file."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: StrictStr
 
 
 class Message(BaseModel):
@@ -29,7 +40,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: StrictStr | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
+    content: StrictStr | Annotated[list[Part], Field(fail_fast=True)] | None = None
 
 
 Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
@@ -80,11 +91,16 @@ class EmbeddingRequest(BaseModel):
 
 
 def read_body(request: Request) -> dict[str, Any]:
-    """The request's JSON object; raises the 400, and 415 for a compressed body."""
+    """The request's JSON object; raises the 400, 413, and 415 for a compressed body."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType
+    raw = request.get_data(cache=False)
+    if len(raw) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    if raw.count(b"[") + raw.count(b"{") > MOST_BRACKETS:
+        raise ApiError(400, "The request body holds too many lists and objects.")
     try:
-        body = orjson.loads(request.get_data(cache=False))
+        body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, "The request body is not valid JSON.") from error
     if not isinstance(body, dict):

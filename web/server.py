@@ -20,8 +20,8 @@ IDLE_SECONDS = 1.0
 """After SIGTERM: how long a connection without a call stays open."""
 CALL_SECONDS = 20.0
 """After SIGTERM: how long a call may go on; what cannot finish ends with the error object."""
-BOOKS_SECONDS = 3.0
-"""After the last call: how long its settlement may take."""
+BOOKS_SECONDS = 1.5
+"""After the last call: how long its settlement may take, and how long a read."""
 
 
 class DrainingWorker(GeventWorker):  # type: ignore[misc]  # as above
@@ -56,7 +56,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # as above
     def run(self) -> None:
         """Returns when every call has been answered, or was told that it cannot be."""
         super().run()
-        self.wsgi.extensions["offpeak"].writer.drain(BOOKS_SECONDS)
+        self.wsgi.extensions["offpeak"].close(BOOKS_SECONDS)
 
     def _let_go(self) -> None:
         gevent.sleep(IDLE_SECONDS)
@@ -92,6 +92,7 @@ logconfig_dict = {
     "root": {"level": _settings.log_level, "handlers": ["json"]},
     "loggers": {
         "gunicorn.error": {"level": _settings.log_level, "handlers": [], "propagate": True},
-        "gunicorn.access": {"level": _settings.log_level, "handlers": [], "propagate": False},
+        # The app logs every request itself.
+        "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
     },
 }

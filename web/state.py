@@ -27,6 +27,13 @@ class State:
     bell: Bell
     in_flight: InFlight
 
+    def close(self, timeout_seconds: float) -> None:
+        """Waits for what is still to be written, then lets go of database and providers."""
+        self.writer.drain(timeout_seconds)
+        self.readers.close(timeout_seconds)
+        self.waiters.close()
+        self.house.close()
+
 
 def state() -> State:
     """The parts behind the request that is being answered."""

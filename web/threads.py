@@ -93,6 +93,10 @@ class Readers:
         self._patience_seconds = patience_seconds
         self._threads = ThreadPool(READERS)
 
+    def close(self, timeout_seconds: float) -> None:
+        """Waits for the reads that nobody waits for any more."""
+        gevent.with_timeout(timeout_seconds, self._threads.join, timeout_value=None)
+
     def run(
         self, read: Callable[Concatenate[Session, P], T], *args: P.args, **named: P.kwargs
     ) -> T:

@@ -48,6 +48,12 @@ class Waiters:
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
 
+    def close(self) -> None:
+        """Lets go of the listening connection, once nobody waits."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _listen(self) -> None:
         try:
             while self._waiting:

@@ -87,7 +87,8 @@ class Writes:
         return [told.get(call.id) for call in calls]
 
     def _settle(self, session: Session, group: Sequence[Settled]) -> list[None]:
-        for snapshot in {each.call.route.offer.prices for each in group}:
+        snapshots = {each.charge.price_id: each.call.route.offer.prices for each in group}
+        for snapshot in snapshots.values():
             self._prices.store(session, snapshot)
         ledger.settle(session, [each.charge for each in group])
         for each in group:

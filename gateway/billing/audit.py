@@ -90,6 +90,26 @@ RULES = {
         ) AS moved ON moved.hold_id = settlements.id
         WHERE coalesce(moved.amount, 0) <>
               CASE WHEN unpriced THEN holds.amount_nanos ELSE charged_nanos END""",
+    "Transfer {} is for a hold that was not settled.": """
+        SELECT transfers.id FROM transfers
+        LEFT JOIN settlements ON settlements.id = transfers.hold_id
+        WHERE kind IN ('charge', 'overrun_loss', 'suspense') AND settlements.id IS NULL""",
+    "Transfer {} moves the money of another account than its hold's.": """
+        SELECT transfers.id FROM transfers JOIN holds ON holds.id = transfers.hold_id
+        WHERE transfers.account_id IS NOT NULL AND transfers.account_id <> holds.account_id""",
+    "Settlement {} names another account than its hold.": """
+        SELECT settlements.id FROM settlements JOIN holds USING (id)
+        WHERE settlements.account_id <> holds.account_id""",
+    "Hold {} was not used up, and yet the house lost on it.": """
+        SELECT loss.hold_id FROM transfers AS loss JOIN holds ON holds.id = loss.hold_id
+        LEFT JOIN transfers AS charge ON charge.hold_id = loss.hold_id AND charge.kind = 'charge'
+        WHERE loss.kind = 'overrun_loss'
+          AND coalesce(charge.amount_nanos, 0) < holds.amount_nanos""",
+    "Suspense of hold {} was given back in another amount than it had.": """
+        SELECT back.hold_id FROM transfers AS back
+        LEFT JOIN transfers AS kept ON kept.hold_id = back.hold_id AND kept.kind = 'suspense'
+        WHERE back.kind = 'suspense_return'
+          AND back.amount_nanos IS DISTINCT FROM kept.amount_nanos""",
     "Provider batch {} is booked at another cost than its settlements.": """
         SELECT batch_id FROM (
             SELECT batch_id, amount_nanos AS amount FROM transfers WHERE kind = 'provider_cost'
@@ -139,22 +159,22 @@ def _wrong_charges(connection: Connection) -> list[str]:
         for row in connection.execute(text("SELECT id, snapshot FROM prices"))
     }
     wrong: list[str] = []
-    rows = connection.execution_options(yield_per=PAGE).execute(_SETTLEMENTS)
-    for row in rows:
-        usage = Usage(
-            row.input_uncached,
-            row.cache_read,
-            row.cache_write_short,
-            row.cache_write_long,
-            row.output,
-            row.reasoning,
-        )
-        snapshot = snapshots.get(row.price_id)
-        stored = Amounts(row.cost_nanos, row.charged_nanos, row.list_nanos)
-        if _amounts(usage, snapshot, row.lane, row.markup_bps) != stored:
-            wrong.append(f"Settlement {row.id} is not its usage at its price snapshot.")
-            if len(wrong) >= SHOWN_PER_RULE:
-                break
+    with connection.execution_options(yield_per=PAGE).execute(_SETTLEMENTS) as rows:
+        for row in rows:
+            usage = Usage(
+                row.input_uncached,
+                row.cache_read,
+                row.cache_write_short,
+                row.cache_write_long,
+                row.output,
+                row.reasoning,
+            )
+            snapshot = snapshots.get(row.price_id)
+            stored = Amounts(row.cost_nanos, row.charged_nanos, row.list_nanos)
+            if _amounts(usage, snapshot, row.lane, row.markup_bps) != stored:
+                wrong.append(f"Settlement {row.id} is not its usage at its price snapshot.")
+                if len(wrong) >= SHOWN_PER_RULE:
+                    break
     return wrong
 
 

@@ -199,8 +199,10 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
     _change_balances(
         session, {account: (debits[account], -amount) for account, amount in held.items()}
     )
-    copy_rows(session, Transfer, _TRANSFER_COLUMNS, _transfers(moves))
-    copy_rows(session, Settlement, _SETTLEMENT_COLUMNS, (_settlement(*each) for each in settled))
+    if settled:
+        copy_rows(session, Transfer, _TRANSFER_COLUMNS, _transfers(moves))
+        rows = (_settlement(*each) for each in settled)
+        copy_rows(session, Settlement, _SETTLEMENT_COLUMNS, rows)
     return set(owners)
 
 
@@ -380,7 +382,8 @@ def _resolve(
     Locked by one statement and changed by another, each by primary key: how many of the ids are
     open is nothing that the planner could know.
     """
-    rows = session.execute(_LOCK_OPEN, {"hold_ids": list(hold_ids)}).all()
+    wanted = list(hold_ids)
+    rows = session.execute(_LOCK_OPEN, {"hold_ids": wanted}).all() if wanted else ()
     if rows:
         session.execute(
             _MARK_RESOLVED, {"hold_ids": [row.id for row in rows], "status": status.value}

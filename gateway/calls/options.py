@@ -130,7 +130,8 @@ def _moment(value: object, now: datetime) -> datetime | None:
         duration = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)([smhd]?)", value.strip(), re.ASCII)
         if duration:
             return now + timedelta(seconds=float(duration[1]) * UNIT_SECONDS[duration[2] or "s"])
-        moment = datetime.fromisoformat(value)
+        # RFC 3339 also writes t and z in lower case.
+        moment = datetime.fromisoformat(value.upper())
         return moment.astimezone(UTC) if moment.tzinfo is not None else None
     except (ValueError, OverflowError):
         return None

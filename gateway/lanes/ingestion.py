@@ -6,8 +6,8 @@ killed at any byte, and nothing happens twice.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -31,6 +31,7 @@ from gateway.lanes.records import (
     read_batch,
     target_of,
 )
+from gateway.lanes.results import read_chunks
 from gateway.lanes.works import Works, backoff_seconds
 from gateway.providers.dialect import (
     Broken,
@@ -46,8 +47,6 @@ from models.states import BatchStatus, JobStatus
 
 log = logging.getLogger(__name__)
 
-CHUNK_LINES = 500
-CHUNK_BYTES = 8_000_000
 DOWNLOAD_RETRY_SECONDS = 10.0
 DOWNLOAD_RETRY_CAP_SECONDS = 900.0
 BROKEN_PATIENCE = timedelta(hours=6)
@@ -56,7 +55,6 @@ RESULTS_KEPT = timedelta(days=30)
 """After this no provider has the results of a batch any more."""
 LARGEST_COUNT = 2**31 - 1
 """Tokens that a settlement's column can hold, and far more than any call can use."""
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 REASONS = {
     LineOutcome.RETRYABLE: "The provider failed to answer this call in three rounds.",
     LineOutcome.EXPIRED: "The provider did not get to this call in three rounds.",
@@ -182,32 +180,6 @@ def _is_lost(error: ProviderError, batch: BatchRecord) -> bool:
     return batch.ended_for >= patience
 
 
-def read_chunks(path: Path, parse: Callable[[bytes], LineResult]) -> Iterator[list[LineResult]]:
-    """The readable lines of a downloaded file, a bounded number at a time.
-
-    The others are counted and logged.
-    """
-    unreadable = size = 0
-    chunk: list[LineResult] = []
-    with path.open("rb") as file:
-        for line in file:
-            content = line.removeprefix(BYTE_ORDER_MARK).strip()
-            if not content:
-                continue
-            try:
-                chunk.append(parse(content))
-            except Broken:
-                unreadable += 1
-            size += len(content)
-            if len(chunk) >= CHUNK_LINES or size >= CHUNK_BYTES:
-                yield chunk
-                chunk, size = [], 0
-    if chunk:
-        yield chunk
-    if unreadable:
-        log.error("batch.unreadable_lines", extra={"lines": unreadable, "alert": True})
-
-
 def _settle_chunk(
     works: Works, prices: PriceBook, claim: Claim, batch: BatchRecord, chunk: Sequence[LineResult]
 ) -> None:
@@ -278,7 +250,7 @@ def _charge(
 ) -> Charge:
     """What an answer costs; without amounts if its usage was not told or cannot be true."""
     usage = result.usage
-    if usage is not None and max(astuple(usage)) > LARGEST_COUNT:
+    if usage is not None and max(usage.input_total, usage.output, usage.reasoning) > LARGEST_COUNT:
         usage = None
     return Charge(
         hold_id=line.job_id,

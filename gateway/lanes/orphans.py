@@ -12,9 +12,9 @@ from sqlalchemy import text
 from gateway.billing import ledger
 from gateway.billing.prices import cost_nanos
 from gateway.billing.pricing import PriceBook
-from gateway.lanes.ingestion import read_chunks
 from gateway.lanes.polling import note_strays
 from gateway.lanes.records import BatchRecord, Target, parse_custom_id, read_batch, target_of
+from gateway.lanes.results import read_chunks
 from gateway.lanes.works import Works
 from gateway.providers.dialect import (
     BatchReport,

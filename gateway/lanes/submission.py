@@ -11,17 +11,15 @@ import random
 from pathlib import Path
 from uuid import UUID
 
-import orjson
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from gateway.lanes import endings, leases
+from gateway.lanes import endings, leases, spooling
 from gateway.lanes.leases import Claim, LeaseLost
 from gateway.lanes.records import (
     BatchRecord,
     Target,
     creation_ref,
-    custom_id,
     read_batch,
     target_of,
 )
@@ -36,7 +34,6 @@ from gateway.providers.dialect import (
     Unauthorized,
     Unavailable,
 )
-from models.bulk import cursor
 from models.session import transaction
 from models.states import BatchStatus
 
@@ -46,6 +43,7 @@ FIRST_RETRY_SECONDS = 2.0
 RETRY_CAP_SECONDS = 900.0
 NO_CREDENTIAL_RETRY_SECONDS = 60.0
 CREATION_TURN_SECONDS = 1.0
+UNWRITABLE = "This call cannot be written as a line of the provider's batch."
 FILE_TRUSTED_REFUSALS = 5
 """After so many refusals an uploaded file is looked for again: it may be what is refused."""
 
@@ -66,14 +64,6 @@ _PREPARED = text(
     WHERE id = :batch_id
     """
 )
-_SPOOL = """
-    COPY (
-        SELECT lines.job_id, lines.round, job_bodies.body
-        FROM lines JOIN job_bodies USING (job_id)
-        WHERE lines.batch_id = %s AND lines.status = 'open'
-        ORDER BY lines.job_id
-    ) TO STDOUT (FORMAT BINARY)
-"""
 _UPLOADED = text("UPDATE provider_batches SET input_file_id = :file_id WHERE id = :batch_id")
 _OTHERS_IN_FLIGHT = text(
     """
@@ -129,6 +119,12 @@ _OPEN_JOBS = text("SELECT job_id FROM lines WHERE batch_id = :batch_id AND statu
 _FAIL_LINES = text(
     "UPDATE lines SET status = 'failed' WHERE batch_id = :batch_id AND status = 'open'"
 )
+_FAIL_SOME_LINES = text(
+    """
+    UPDATE lines SET status = 'failed'
+    WHERE batch_id = :batch_id AND status = 'open' AND job_id = ANY(:job_ids)
+    """
+)
 
 
 def submit(works: Works, batch_id: UUID) -> None:
@@ -160,7 +156,10 @@ def _submit(works: Works, claim: Claim) -> None:
         with works.spool(batch.id) as folder:
             spool = folder / "input.jsonl"
             if batch.input_file_id is None:
-                _write_spool(works.engine, batch, target, spool)
+                unwritable = spooling.write(works.engine, batch, target, spool)
+                if unwritable:
+                    _fail_unwritable(works.engine, claim, batch, unwritable)
+                    return
             file_id = batch.input_file_id or _upload(works.engine, claim, batch, target, spool)
             if not _begin_creation(works.engine, claim, batch, target):
                 return
@@ -204,25 +203,14 @@ def _prepare(engine: Engine, claim: Claim) -> BatchRecord | None:
     return batch
 
 
-def _write_spool(engine: Engine, batch: BatchRecord, target: Target, spool: Path) -> None:
-    """Writes the provider's lines to disk, a row at a time: memory does not grow with the batch."""
-    framing = target.dialect.framing
-    with transaction(engine) as session, spool.open("wb") as out:
-        session.execute(text("SET LOCAL statement_timeout = '10min'"))
-        out.write(framing.opening)
-        separator = b""
-        with cursor(session) as driver_cursor, driver_cursor.copy(_SPOOL, [batch.id]) as copy:
-            copy.set_types(["uuid", "int2", "bytea"])
-            for job_id, round_number, body in copy.rows():
-                line = target.dialect.encode_line(
-                    custom_id(job_id, round_number),
-                    target.endpoint,
-                    target.model,
-                    orjson.loads(body),
-                )
-                out.write(separator + line)
-                separator = framing.separator
-        out.write(framing.closing)
+def _fail_unwritable(engine: Engine, claim: Claim, batch: BatchRecord, jobs: list[UUID]) -> None:
+    """Fails the jobs whose calls the provider's format cannot express; the others go on later."""
+    with transaction(engine) as session:
+        leases.fence(session, claim)
+        session.execute(_FAIL_SOME_LINES, {"batch_id": batch.id, "job_ids": jobs})
+        _put_back(session, batch.id, "some calls could not be written", 0.0, 0)
+        endings.finish(session, [endings.rejected(job_id, UNWRITABLE) for job_id in jobs])
+    endings.announce(engine, batch.id)
 
 
 def _upload(

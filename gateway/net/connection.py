@@ -9,6 +9,7 @@ import httpcore
 import httpx
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+DEADLINE = "deadline"
 _WRITE_BYTES = 16 * 1024
 
 _EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
@@ -39,24 +40,41 @@ class Origin(NamedTuple):
         return cls(url.scheme, url.raw_host.decode("ascii"), url.port or default_port)
 
 
-class _Deadline:
-    """When the exchange that now runs must be over, on the monotonic clock."""
+class Deadline:
+    """When the exchange that now runs must be over, and how long it may be silent until then.
+
+    The one of a connection is in the `extensions` of its answers, as `DEADLINE`.
+    """
 
     def __init__(self) -> None:
-        self.at = 0.0
+        self._at = 0.0
+        self._silence_seconds = 0.0
+
+    def set(self, timeout_seconds: float, silence_seconds: float) -> None:
+        """Starts an exchange, now."""
+        self._at = time.monotonic() + timeout_seconds
+        self._silence_seconds = silence_seconds
+
+    def expect(self, silence_seconds: float) -> None:
+        """From now on, the exchange may be silent for so long at a time."""
+        self._silence_seconds = silence_seconds
+
+    def hasten(self, seconds: float) -> None:
+        """Whatever was allowed, the exchange now ends within this time."""
+        self._at = min(self._at, time.monotonic() + seconds)
 
     def cap(self, timeout: float | None, late: type[Exception]) -> float:
         """Seconds that the next wait may take; raises `late` when there are none left."""
-        remaining = self.at - time.monotonic()
+        remaining = self._at - time.monotonic()
         if remaining <= 0.0:
             raise late("the deadline of the exchange has passed")
-        return remaining if timeout is None else min(timeout, remaining)
+        return min(self._silence_seconds if timeout is None else timeout, remaining)
 
 
 class _Stream(httpcore.NetworkStream):
     """A socket whose waits are capped. Plain time-outs start anew with every byte that drips."""
 
-    def __init__(self, inner: httpcore.NetworkStream, deadline: _Deadline) -> None:
+    def __init__(self, inner: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._inner = inner
         self._deadline = deadline
 
@@ -86,7 +104,7 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.NetworkBackend):
-    def __init__(self, deadline: _Deadline) -> None:
+    def __init__(self, deadline: Deadline) -> None:
         self._inner = httpcore.SyncBackend()
         self._deadline = deadline
 
@@ -123,7 +141,7 @@ class Connection:
     """One connection to one origin, one exchange at a time; dials when first used."""
 
     def __init__(self, origin: Origin, ssl_context: ssl.SSLContext) -> None:
-        self._deadline = _Deadline()
+        self._deadline = Deadline()
         self._http = httpcore.HTTPConnection(
             origin=httpcore.Origin(origin.scheme.encode(), origin.host.encode(), origin.port),
             ssl_context=ssl_context,
@@ -131,19 +149,22 @@ class Connection:
         )
 
     def send(
-        self, request: httpx.Request, timeout_seconds: float, read_timeout_seconds: float
+        self,
+        request: httpx.Request,
+        timeout_seconds: float,
+        read_timeout_seconds: float,
+        answer_timeout_seconds: float,
     ) -> httpx.Response:
-        """Sends, and returns at the answer's headers. The deadline also holds for its body."""
-        self._deadline.at = time.monotonic() + timeout_seconds
+        """Sends, and returns at the answer's headers. The deadline also holds for its body.
+
+        The server may be silent for `answer_timeout_seconds` before the headers, and for
+        `read_timeout_seconds` at a time after them.
+        """
+        self._deadline.set(timeout_seconds, answer_timeout_seconds)
         url = request.url
         target = httpcore.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
-        timeouts = {
-            "connect": CONNECT_TIMEOUT_SECONDS,
-            "read": read_timeout_seconds,
-            "write": read_timeout_seconds,
-        }
         try:
             response = self._http.handle_request(
                 httpcore.Request(
@@ -151,13 +172,18 @@ class Connection:
                     target,
                     headers=request.headers.raw,
                     content=request.stream,
-                    extensions={"timeout": timeouts},
+                    extensions={"timeout": {"connect": CONNECT_TIMEOUT_SECONDS}},
                 )
             )
         except tuple(_EXCEPTIONS) as error:
             raise _as_httpx(error, request) from error
+        self._deadline.expect(read_timeout_seconds)
         return httpx.Response(
-            response.status, headers=response.headers, stream=_Body(response), request=request
+            response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            request=request,
+            extensions={DEADLINE: self._deadline},
         )
 
     @property

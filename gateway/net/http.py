@@ -27,7 +27,11 @@ class Client(Protocol):
     """What the stack needs of a connection."""
 
     def send(
-        self, request: httpx.Request, timeout_seconds: float, read_timeout_seconds: float
+        self,
+        request: httpx.Request,
+        timeout_seconds: float,
+        read_timeout_seconds: float,
+        answer_timeout_seconds: float,
     ) -> httpx.Response: ...
 
     @property
@@ -50,7 +54,11 @@ class _Transport:
         return False
 
     def send(
-        self, request: httpx.Request, timeout_seconds: float, read_timeout_seconds: float
+        self,
+        request: httpx.Request,
+        timeout_seconds: float,
+        read_timeout_seconds: float,
+        answer_timeout_seconds: float,  # noqa: ARG002 (a connection's; httpx knows one read time-out)
     ) -> httpx.Response:
         timeout = httpx.Timeout(min(timeout_seconds, read_timeout_seconds))
         request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
@@ -127,17 +135,22 @@ class HttpClients:
         content: bytes | Iterable[bytes] | None = None,
         timeout_seconds: float,
         read_timeout_seconds: float | None = None,
+        answer_timeout_seconds: float | None = None,
         fresh: bool = False,
     ) -> Iterator[httpx.Response]:
-        """Like `request`, the body being the caller's to read; left unread, the connection ends."""
+        """Like `request`, the body being the caller's to read; left unread, the connection ends.
+
+        `answer_timeout_seconds` bounds the silence before the headers, where that may be longer.
+        """
         request = httpx.Request(method, url, headers={**_HEADERS, **headers}, content=content)
         origin = Origin.of(request.url)
         client = self._dial(origin) if fresh else self._take(origin)
         started = time.monotonic()
         status: int | None = None
         try:
+            silence = read_timeout_seconds or timeout_seconds
             response = client.send(
-                request, timeout_seconds, read_timeout_seconds or timeout_seconds
+                request, timeout_seconds, silence, answer_timeout_seconds or silence
             )
             status = response.status_code
             try:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -9,8 +10,9 @@ from urllib.parse import quote, urlencode
 from gateway.net.http import HttpClients
 from gateway.providers.anthropic_batches import read_batch, read_line
 from gateway.providers.anthropic_completion import to_completion
-from gateway.providers.anthropic_conversation import Untranslatable
+from gateway.providers.anthropic_media import Untranslatable
 from gateway.providers.anthropic_messages import to_messages
+from gateway.providers.anthropic_stream import AnthropicPieces
 from gateway.providers.batches import (
     cancel_unless_over,
     every_item,
@@ -28,6 +30,7 @@ from gateway.providers.dialect import (
     Framing,
     LineResult,
     Rejected,
+    StreamPiece,
 )
 from gateway.providers.errors import Act
 from gateway.providers.fields import JsonObject, mapping, text
@@ -36,7 +39,10 @@ from gateway.providers.wire import TRANSFER_TIMEOUT_SECONDS, Wire, encode, file_
 
 DEFAULT_MAX_TOKENS = 4_096
 _BATCHES_A_PAGE = 100
+_MESSAGES = "/v1/messages"
 _BATCHES = "/v1/messages/batches"
+# Pings come every few seconds while there is nothing to say.
+_STREAM_SILENCE_SECONDS = 60.0
 # The version of 2026-10-21 answers 400 to temperature and top_p, which OpenAI's callers send;
 # this one still takes them.
 _VERSION = "2023-06-01"
@@ -64,6 +70,9 @@ class Anthropic(Dialect):
             return error.field
         return None
 
+    def batches(self, endpoint: Endpoint) -> bool:
+        return endpoint is Endpoint.CHAT_COMPLETIONS
+
     def call(
         self,
         credential: Credential,
@@ -76,7 +85,7 @@ class Anthropic(Dialect):
             Act.CALL,
             credential,
             "POST",
-            "/v1/messages",
+            _MESSAGES,
             encode(self._translate(endpoint, model, body)),
             timeout_seconds,
         )
@@ -84,6 +93,19 @@ class Anthropic(Dialect):
             to_completion(message, created=int(time.time())),
             anthropic_usage(message),
             text(mapping(message.get("usage")).get("service_tier")),
+        )
+
+    def stream(
+        self, credential: Credential, model: str, body: JsonObject, timeout_seconds: float
+    ) -> AbstractContextManager[Iterator[StreamPiece]]:
+        asked = {**self._translate(Endpoint.CHAT_COMPLETIONS, model, body), "stream": True}
+        return self._wire.stream(
+            credential,
+            _MESSAGES,
+            encode(asked),
+            AnthropicPieces(created=int(time.time())),
+            timeout_seconds,
+            _STREAM_SILENCE_SECONDS,
         )
 
     def encode_line(

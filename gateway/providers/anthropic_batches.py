@@ -14,19 +14,6 @@ _STATES = {
     "ended": BatchState.ENDED,
 }
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
-_STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 _REJECTED_STATUSES = frozenset({400, 403, 404, 413})
 
 
@@ -86,11 +73,10 @@ def read_line(line: bytes) -> LineResult:
 def _errored(custom_id: str, answer: JsonObject) -> LineResult:
     """`answer` is a whole error answer, the error proper inside it."""
     error = error_fields(answer if "error" in answer else {"error": answer})
-    status = next((_STATUSES[code] for code in error.codes if code in _STATUSES), None)
-    rejected = status in _REJECTED_STATUSES and not error.is_money
+    rejected = error.status in _REJECTED_STATUSES and not error.is_money
     return LineResult(
         custom_id,
         LineOutcome.REJECTED if rejected else LineOutcome.RETRYABLE,
         error=scrub(error.message or "the provider gave no reason"),
-        status=status,
+        status=error.status,
     )

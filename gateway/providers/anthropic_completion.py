@@ -1,11 +1,9 @@
 """Anthropic's Message as one of OpenAI's chat completions. Pure."""
 
-from typing import Any
-
 import orjson
 
 from gateway.providers.dialect import Broken
-from gateway.providers.fields import JsonObject, mapping, text
+from gateway.providers.fields import JsonObject, mapping, string, text
 from gateway.providers.usage import anthropic_usage, completion_usage
 
 _FINISH_REASONS = {
@@ -18,13 +16,15 @@ _FINISH_REASONS = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+THINKING = ("thinking", "redacted_thinking")
 _SERVICE_TIERS = {"standard": "default", "priority": "priority"}
 
 
 def to_completion(message: JsonObject, created: int) -> JsonObject:
     """The completion of a Message; Broken if it holds no content. `created` is Unix seconds.
 
-    Thinking is left out: OpenAI shows none either, and counts it in the usage.
+    Thinking is shown as `reasoning_content`, DeepSeek's name for it, and kept whole and signed in
+    `thinking_blocks`, for callers who send it back with the results of tools.
     """
     content = message.get("content")
     if not isinstance(content, list):
@@ -42,30 +42,51 @@ def to_completion(message: JsonObject, created: int) -> JsonObject:
                 "index": 0,
                 "message": _answer(blocks, stop_reason, mapping(message.get("stop_details"))),
                 "logprobs": None,
-                "finish_reason": _FINISH_REASONS.get(stop_reason, "stop"),
+                "finish_reason": finish_reason(stop_reason),
             }
         ],
         "usage": None if usage is None else completion_usage(usage),
     }
-    tier = _SERVICE_TIERS.get(text(mapping(message.get("usage")).get("service_tier")) or "")
+    tier = shown_tier(mapping(message.get("usage")))
     return {**completion, "service_tier": tier} if tier else completion
 
 
+def finish_reason(stop_reason: str) -> str:
+    """Why an answer ended, in OpenAI's words."""
+    return _FINISH_REASONS.get(stop_reason, "stop")
+
+
+def refusal_of(stop_details: JsonObject) -> str:
+    """What is told as the refusal where the model said nothing itself."""
+    return text(stop_details.get("explanation")) or "The model declined to answer."
+
+
+def shown_tier(usage: JsonObject) -> str | None:
+    """The tier of a synchronous call in OpenAI's words."""
+    return _SERVICE_TIERS.get(text(usage.get("service_tier")) or "")
+
+
+def thinking_blocks(blocks: list[JsonObject]) -> JsonObject:
+    """`thinking_blocks` of a message, where any of its blocks is one."""
+    thoughts = [block for block in blocks if block.get("type") in THINKING]
+    return {"thinking_blocks": thoughts} if thoughts else {}
+
+
 def _answer(blocks: list[JsonObject], stop_reason: str, stop_details: JsonObject) -> JsonObject:
-    said = "".join(_words(block) for block in blocks)
+    said = "".join(string(block.get("text")) for block in blocks if block.get("type") == "text")
+    thought = "".join(
+        string(block.get("thinking")) for block in blocks if block.get("type") == "thinking"
+    )
     calls = [_tool_call(block) for block in blocks if block.get("type") == "tool_use"]
     answer: JsonObject = {"role": "assistant", "content": said, "refusal": None}
     if stop_reason == "refusal":
-        reason = said or text(stop_details.get("explanation"))
-        answer |= {"content": None, "refusal": reason or "The model declined to answer."}
+        answer |= {"content": None, "refusal": said or refusal_of(stop_details)}
     elif calls and not said:
         answer["content"] = None
+    if thought:
+        answer["reasoning_content"] = thought
+    answer |= thinking_blocks(blocks)
     return {**answer, "tool_calls": calls} if calls else answer
-
-
-def _words(block: JsonObject) -> str:
-    words: Any = block.get("text") if block.get("type") == "text" else None
-    return words if isinstance(words, str) else ""
 
 
 def _tool_call(block: JsonObject) -> JsonObject:

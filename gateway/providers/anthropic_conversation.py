@@ -2,18 +2,9 @@
 
 from typing import Any
 
-from gateway.providers.dialect import Rejected
+from gateway.providers.anthropic_completion import THINKING
+from gateway.providers.anthropic_media import Untranslatable, document_block, image_block
 from gateway.providers.fields import JsonObject, decode_object, items, mapping
-
-
-class Untranslatable(Rejected):
-    """`param` names the field that Anthropic has no counterpart for, or that cannot be read."""
-
-    def __init__(self, field: str) -> None:
-        super().__init__(
-            f"{field} is not supported for this model", status=400, code="unsupported", param=field
-        )
-        self.field = field
 
 
 def conversation(messages: Any) -> tuple[list[JsonObject], list[JsonObject]]:
@@ -38,7 +29,7 @@ def conversation(messages: Any) -> tuple[list[JsonObject], list[JsonObject]]:
                 else:
                     system += blocks
             case "user":
-                _say(turns, "user", _text_blocks(message.get("content"), f"{path}.content"))
+                _say(turns, "user", _blocks(message.get("content"), f"{path}.content"))
             case "assistant":
                 _say(turns, "assistant", _assistant_blocks(message, path))
             case "tool":
@@ -67,28 +58,49 @@ def _give_result(turns: list[JsonObject], result: JsonObject) -> None:
 
 def _text_blocks(content: Any, path: str) -> list[JsonObject]:
     """Text blocks of a string or of parts. Empty ones go, for Anthropic refuses them."""
+    return _blocks(content, path, ("text", "refusal"))
+
+
+def _blocks(
+    content: Any, path: str, kinds: tuple[str, ...] = ("text", "refusal", "image_url", "file")
+) -> list[JsonObject]:
+    """The blocks of a string, or of parts of those kinds."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
         raise Untranslatable(path)
-    blocks = [_text_block(part, f"{path}.{index}") for index, part in enumerate(content)]
-    return [block for block in blocks if block["text"]]
+    blocks = [_block(part, f"{path}.{index}", kinds) for index, part in enumerate(content)]
+    return [block for block in blocks if block.get("text") != ""]
 
 
-def _text_block(part: Any, path: str) -> JsonObject:
+def _block(part: Any, path: str, kinds: tuple[str, ...]) -> JsonObject:
     fields = mapping(part)
     kind = fields.get("type")
-    # A refusal is what the assistant said instead of an answer, so it is said again as text.
-    if kind not in ("text", "refusal"):
+    if not isinstance(kind, str) or kind not in kinds:
         named = isinstance(kind, str) and kind.isidentifier()
         raise Untranslatable(f"{path}.{kind}" if named else path)
-    words = fields.get(kind)
-    if not isinstance(words, str):
-        raise Untranslatable(f"{path}.{kind}")
-    block = {"type": "text", "text": words}
-    # Anthropic's own mark, which callers of gateways put on OpenAI's parts to have them cached.
-    cache_control = fields.get("cache_control")
-    return {**block, "cache_control": cache_control} if cache_control else block
+    match kind:
+        case "image_url":
+            block = image_block(fields, path)
+        case "file":
+            block = document_block(fields, path)
+        case _:
+            # A refusal is what the assistant said instead of an answer: said again as text.
+            words = fields.get(kind)
+            if not isinstance(words, str):
+                raise Untranslatable(f"{path}.{kind}")
+            block = {"type": "text", "text": words}
+    return {**block, **cache_mark(fields, path)}
+
+
+def cache_mark(fields: JsonObject, path: str = "") -> JsonObject:
+    """Anthropic's own mark, which callers of gateways put on OpenAI's parts to have them cached."""
+    mark = fields.get("cache_control")
+    if mark is None:
+        return {}
+    if not isinstance(mark, dict):
+        raise Untranslatable(f"{path}.cache_control" if path else "cache_control")
+    return {"cache_control": mark}
 
 
 def _assistant_blocks(message: JsonObject, path: str) -> list[JsonObject]:
@@ -96,12 +108,22 @@ def _assistant_blocks(message: JsonObject, path: str) -> list[JsonObject]:
         if message.get(field) is not None:
             raise Untranslatable(f"{path}.{field}")
     content = message.get("content")
-    blocks = [] if content is None else _text_blocks(content, f"{path}.content")
+    blocks = _thoughts(message, path)
+    if content is not None:
+        blocks += _text_blocks(content, f"{path}.content")
     refusal = message.get("refusal")
     if refusal is not None:
         blocks += _text_blocks(refusal, f"{path}.refusal")
-    calls = list_in(message, "tool_calls")
+    calls = list_in(message, "tool_calls", path)
     return blocks + [_tool_use(call, f"{path}.tool_calls.{i}") for i, call in enumerate(calls)]
+
+
+def _thoughts(message: JsonObject, path: str) -> list[JsonObject]:
+    """The signed thinking of an earlier answer, which opened that turn."""
+    blocks = list_in(message, "thinking_blocks", path)
+    if not all(mapping(block).get("type") in THINKING for block in blocks):
+        raise Untranslatable(f"{path}.thinking_blocks")
+    return blocks
 
 
 def _tool_use(call: Any, path: str) -> JsonObject:
@@ -125,16 +147,16 @@ def _tool_use(call: Any, path: str) -> JsonObject:
 
 def _tool_result(message: JsonObject, path: str) -> JsonObject:
     call_id = name_in(message, "tool_call_id", path)
-    blocks = _text_blocks(message.get("content"), f"{path}.content")
+    blocks = _blocks(message.get("content"), f"{path}.content")
     result: JsonObject = {"type": "tool_result", "tool_use_id": call_id}
     return {**result, "content": blocks} if blocks else result
 
 
-def list_in(body: JsonObject, field: str) -> list[Any]:
-    value = body.get(field)
+def list_in(fields: JsonObject, field: str, path: str = "") -> list[Any]:
+    value = fields.get(field)
     if value is not None and not isinstance(value, list):
-        raise Untranslatable(field)
-    return items(value)
+        raise Untranslatable(f"{path}.{field}" if path else field)
+    return list(items(value))
 
 
 def name_in(fields: JsonObject, field: str, path: str) -> str:

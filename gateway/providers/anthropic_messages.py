@@ -6,12 +6,8 @@ which names the field. Only values that ask for nothing (null, a default, a hint
 
 from typing import Any
 
-from gateway.providers.anthropic_conversation import (
-    Untranslatable,
-    conversation,
-    list_in,
-    name_in,
-)
+from gateway.providers.anthropic_conversation import cache_mark, conversation, list_in, name_in
+from gateway.providers.anthropic_media import Untranslatable
 from gateway.providers.fields import JsonObject, count, items, mapping
 
 _TRANSLATED = frozenset(
@@ -27,11 +23,14 @@ _TRANSLATED = frozenset(
         "tool_choice",
         "parallel_tool_calls",
         "response_format",
+        "reasoning_effort",
+        "thinking",
+        "cache_control",
         "user",
         "safety_identifier",
     }
 )
-# Hints on caching, storing and speed: they change neither the answer nor who may see it.
+# Hints on caching, storing, speed and delivery: they change neither the answer nor who may see it.
 _HINTS = frozenset(
     {
         "metadata",
@@ -40,11 +39,11 @@ _HINTS = frozenset(
         "prompt_cache_options",
         "prompt_cache_retention",
         "store",
+        "stream",
         "stream_options",
     }
 )
 _DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "stream": (False,),
     "n": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -54,6 +53,12 @@ _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "functions": ([],),
     "function_call": ("none", "auto"),
+}
+
+
+_EFFORTS = {
+    "minimal": "low",
+    **{effort: effort for effort in ("low", "medium", "high", "xhigh", "max")},
 }
 
 
@@ -70,17 +75,19 @@ def to_messages(model: str, body: JsonObject, default_max_tokens: int) -> JsonOb
         "system": system,
         "tools": tools,
         "tool_choice": _tool_choice(body, bool(tools)),
-        "output_config": _output_config(body.get("response_format")),
+        "thinking": _thinking(body),
+        "output_config": _effort(body) | _format(body.get("response_format")),
         "stop_sequences": _stop_sequences(body.get("stop")),
         "temperature": _sampling(body, "temperature"),
         "top_p": _sampling(body, "top_p"),
         "metadata": _metadata(body),
+        **cache_mark(body),
     }
     return {
         "model": model,
         "max_tokens": _max_tokens(body, default_max_tokens),
         "messages": turns,
-        **{name: value for name, value in optional.items() if value not in (None, [])},
+        **{name: value for name, value in optional.items() if value not in (None, [], {})},
     }
 
 
@@ -104,7 +111,8 @@ def _tool(tool: Any, index: int) -> JsonObject:
         "input_schema": {"type": "object", **mapping(parameters)},
     }
     kept = {name: function[name] for name in ("description", "strict") if function.get(name)}
-    return {**translated, **kept}
+    marks = cache_mark(function, f"{path}.function") | cache_mark(fields, path)
+    return {**translated, **kept, **marks}
 
 
 def _tool_choice(body: JsonObject, has_tools: bool) -> JsonObject | None:
@@ -132,10 +140,29 @@ def _choice(choice: Any) -> JsonObject:
     return {"type": "tool", "name": name}
 
 
-def _output_config(response_format: Any) -> JsonObject | None:
+def _thinking(body: JsonObject) -> JsonObject | None:
+    """Anthropic's own object if the caller gives one; an effort of `none` switches thinking off."""
+    thinking = body.get("thinking")
+    if thinking is None:
+        return {"type": "disabled"} if body.get("reasoning_effort") == "none" else None
+    if not isinstance(thinking, dict):
+        raise Untranslatable("thinking")
+    return thinking
+
+
+def _effort(body: JsonObject) -> JsonObject:
+    effort = body.get("reasoning_effort")
+    if effort in (None, "none"):
+        return {}
+    if not isinstance(effort, str) or effort not in _EFFORTS:
+        raise Untranslatable("reasoning_effort")
+    return {"effort": _EFFORTS[effort]}
+
+
+def _format(response_format: Any) -> JsonObject:
     kind = mapping(response_format).get("type")
     if response_format is None or kind == "text":
-        return None
+        return {}
     if kind != "json_schema":
         raise Untranslatable("response_format")
     schema = mapping(mapping(response_format).get("json_schema")).get("schema")
@@ -161,7 +188,8 @@ def _max_tokens(body: JsonObject, default: int) -> int:
             if limit is None:
                 raise Untranslatable(field)
             return limit
-    return default
+    # The budget for thinking is a part of the limit, and must leave some of it.
+    return default + (count(mapping(body.get("thinking")).get("budget_tokens")) or 0)
 
 
 def _sampling(body: JsonObject, field: str) -> float | None:

@@ -8,15 +8,17 @@ database and decides nothing about retries beyond saying, in the error it raises
     ├── Unauthorized            our key (or the customer's) is not accepted, or has no money left
     ├── Unavailable             nothing was done; may be tried again, after `retry_after_seconds`
     ├── Ambiguous               it may or may not have been done
-    └── Broken                  the answer could not be read (cut short, not JSON, wrong shape)
+    ├── Broken                  the answer could not be read (cut short, not JSON, wrong shape)
+    └── StreamBroken            a stream failed after its first piece: what was sent on stands
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gateway.catalogue.usage import Usage
 
@@ -73,6 +75,25 @@ class Broken(ProviderError):
     """An answer arrived that cannot be read."""
 
 
+class StreamBroken(ProviderError):
+    """A stream told of an error, fell silent or was cut after its first piece.
+
+    `usage` is what the provider had counted by then, which is no more than it will bill; None if
+    it had not counted yet.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(message, status=status, code=code)
+        self.usage = usage
+
+
 class Endpoint(StrEnum):
     """The routes whose calls can be sent on, named as our callers know them."""
 
@@ -102,6 +123,20 @@ class Answer:
 
     body: dict[str, Any]
     usage: Usage | None
+    service_tier: str | None = None
+
+
+class StreamPiece(NamedTuple):
+    """One `chat.completion.chunk` of a stream: `data` is its JSON, without the SSE framing.
+
+    A stream that its provider finished and counted ends with one piece that is `usage_only`: no
+    choices, the shown usage in `data`, and here that usage (None if it is impossible) and the
+    tier the call ran at. No other piece carries any.
+    """
+
+    data: bytes
+    usage: Usage | None = None
+    usage_only: bool = False
     service_tier: str | None = None
 
 
@@ -194,7 +229,8 @@ class Framing:
 class Dialect(Protocol):
     """One provider's wire format. Every method but the pure ones talks to the network.
 
-    All network methods raise ProviderError. Only `create` and `upload` can raise Ambiguous.
+    All network methods raise ProviderError. Only `create` and `upload` can raise Ambiguous, and
+    only the pieces of a stream StreamBroken.
     """
 
     name: str
@@ -207,6 +243,10 @@ class Dialect(Protocol):
         """The first field of `body` that this provider cannot serve, or None. Pure."""
         ...
 
+    def batches(self, endpoint: Endpoint) -> bool:
+        """Whether calls to that endpoint can be lines of a provider batch here. Pure."""
+        ...
+
     def call(
         self,
         credential: Credential,
@@ -216,6 +256,17 @@ class Dialect(Protocol):
         timeout_seconds: float,
     ) -> Answer:
         """One synchronous call. `body` is in OpenAI's shape; `model` is the provider's name."""
+        ...
+
+    def stream(
+        self, credential: Credential, model: str, body: dict[str, Any], timeout_seconds: float
+    ) -> AbstractContextManager[Iterator[StreamPiece]]:
+        """One streamed chat completion; usage is asked for whatever `body` says about it.
+
+        Entering waits for the first piece and fails as `call` does, so that another try or
+        another provider is still possible. From then on every failure is StreamBroken. Leaving
+        before the end closes the connection; who wants the usage reads on.
+        """
         ...
 
     def encode_line(

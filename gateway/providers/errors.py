@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 import httpx
+import orjson
 
 from gateway.net.retry import parse_retry_after
 from gateway.providers.dialect import (
@@ -15,7 +16,7 @@ from gateway.providers.dialect import (
     Unauthorized,
     Unavailable,
 )
-from gateway.providers.fields import JsonObject, decode_object, mapping, text
+from gateway.providers.fields import JsonObject, count, items, mapping, text
 from gateway.providers.scrub import scrub
 
 
@@ -43,19 +44,42 @@ _NEVER_CONNECTED = (
 # Words in the codes of OpenAI (`insufficient_quota`, `billing_hard_limit_reached`, …) and
 # Anthropic (`billing_error`, `enforced_spend_limit_reached`, `organization_on_hold`, …).
 _MONEY = ("insufficient_quota", "billing", "spend_limit", "organization_on_hold")
-# The two cases that carry no code of their own and must be told by their words: Anthropic's
-# empty account, and OpenAI's file that is not visible yet right after its upload.
+# The cases that carry no code of their own and must be told by their words: Anthropic's empty
+# account, OpenAI's file that is not visible yet right after its upload, and the bad keys that
+# Gemini and xAI answer with 400.
 _NO_CREDIT = re.compile(r"credit balance is too low", re.IGNORECASE)
 _FILE_NOT_VISIBLE = re.compile(r"\bcannot find file\b", re.IGNORECASE)
+_BAD_KEY = re.compile(r"\b(?:incorrect api key|api key not valid)\b", re.IGNORECASE)
+# What a code means where no HTTP status comes with it: within a stream or a result line.
+_STATUS_OF_CODE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
 
 
 class ErrorFields(NamedTuple):
-    """An error object of either provider. `codes` are all its names for what happened."""
+    """An error object of any provider. `codes` are all its names for what happened.
+
+    `status` is the HTTP status that the object itself tells or means, None if it does neither.
+    """
 
     message: str | None
     code: str | None
     param: str | None
     codes: tuple[str, ...]
+    status: int | None = None
 
     @property
     def is_money(self) -> bool:
@@ -67,30 +91,76 @@ class ErrorFields(NamedTuple):
 def error_fields(body: JsonObject) -> ErrorFields:
     """Reads `{"error": {"message", "type", "code", "param"}}`, or a bare `{"error": "message"}`.
 
-    Anthropic's finer code is in `error.details.error_code`.
+    Anthropic's finer code is in `error.details.error_code`. Mistral leaves the frame away, and its
+    `message` or `detail` may be a list of what is wrong where.
     """
     error = body.get("error")
     if isinstance(error, str):
         return ErrorFields(text(error), None, None, ())
-    fields = mapping(error)
+    fields = mapping(error) or body
     details = mapping(fields.get("details"))
     named = (details.get("error_code"), fields.get("code"), fields.get("type"))
     codes = tuple(code for code in map(text, named) if code)
-    code = codes[0] if codes else None
-    return ErrorFields(text(fields.get("message")), code, text(fields.get("param")), codes)
+    meant = next((_STATUS_OF_CODE[code] for code in codes if code in _STATUS_OF_CODE), None)
+    return ErrorFields(
+        message=_message(fields),
+        code=codes[0] if codes else None,
+        param=text(fields.get("param")),
+        codes=codes,
+        status=_told_status(fields) or meant,
+    )
+
+
+def _message(fields: JsonObject) -> str | None:
+    message = fields.get("message", fields.get("detail"))
+    wrong = message if isinstance(message, list) else mapping(message).get("detail")
+    if not items(wrong):
+        return text(message)
+    first = mapping(items(wrong)[0])
+    place = ".".join(str(step) for step in items(first.get("loc")) if step != "body")
+    said = text(first.get("msg"))
+    return f"{place}: {said}" if place and said else said
+
+
+def _told_status(fields: JsonObject) -> int | None:
+    """Gemini's codes are HTTP statuses, Groq has a field for them."""
+    told = count(fields.get("status_code")) or count(fields.get("code"))
+    return told if told is not None and 400 <= told < 600 else None
+
+
+def _answered_fields(content: bytes) -> ErrorFields:
+    try:
+        body = orjson.loads(content)
+    except ValueError:
+        return ErrorFields(None, None, None, ())
+    # Gemini puts its error object into a list of one.
+    return error_fields(mapping(body[0] if isinstance(body, list) and body else body))
 
 
 def from_status(
     provider: str, act: Act, response: httpx.Response, api_key: str, now: float
 ) -> ProviderError:
     """The error that an answer other than 2xx means. `now` is Unix time, for Retry-After."""
-    status = response.status_code
-    try:
-        fields = error_fields(decode_object(response.content))
-    except ValueError:
-        fields = ErrorFields(None, None, None, ())
+    return from_fields(
+        provider,
+        act,
+        response.status_code,
+        _answered_fields(response.content),
+        api_key,
+        parse_retry_after(response.headers, now),
+    )
+
+
+def from_fields(
+    provider: str,
+    act: Act,
+    status: int,
+    fields: ErrorFields,
+    api_key: str,
+    retry_after_seconds: float | None = None,
+) -> ProviderError:
+    """The error that a status and an error object mean."""
     message = scrub(fields.message or f"{provider} answered with status {status}", api_key)
-    retry_after_seconds = parse_retry_after(response.headers, now)
 
     def unavailable() -> Unavailable:
         return Unavailable(
@@ -102,6 +172,8 @@ def from_status(
             return Ambiguous(message, status=status, code=fields.code)
         return unavailable()
     if status in (401, 402, 403) or (status >= 400 and fields.is_money):
+        return Unauthorized(message, status=status, code=fields.code)
+    if status == 400 and _BAD_KEY.search(fields.message or ""):
         return Unauthorized(message, status=status, code=fields.code)
     if status in _TRY_AGAIN or status < 400:
         return unavailable()

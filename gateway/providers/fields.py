@@ -25,6 +25,11 @@ def text(value: object) -> str | None:
     return (value.replace("\0", "") or None) if isinstance(value, str) else None
 
 
+def string(value: object) -> str:
+    """A string as it is; empty if it is anything else."""
+    return value if isinstance(value, str) else ""
+
+
 def count(value: object) -> int | None:
     """A whole number from 0 up. JSON's true and 1.5 are no counts."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:

@@ -1,11 +1,13 @@
 """OpenAI's dialect, and that of the services that imitate it: files, batches, calls as they are."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from gateway.net.http import HttpClients
+from gateway.providers.accents import ACCENTS
 from gateway.providers.batches import (
     cancel_unless_over,
     every_item,
@@ -23,22 +25,27 @@ from gateway.providers.dialect import (
     Framing,
     LineResult,
     Rejected,
+    StreamPiece,
 )
 from gateway.providers.errors import Act, unreadable
 from gateway.providers.fields import JsonObject, items, mapping, text
 from gateway.providers.lines import require_answer
 from gateway.providers.openai_batches import BATCH_REF_KEY, read_batch, read_line
+from gateway.providers.openai_stream import OpenAIPieces
 from gateway.providers.usage import openai_usage
 from gateway.providers.wire import TRANSFER_TIMEOUT_SECONDS, Wire, encode, multipart_payload
 
 _BATCHES_A_PAGE = 100
 _FILES_A_PAGE = 1_000
 _PRICED_TOOLS = ("function", "custom")
+_UNPRICED = ("service_tier", "web_search_options")
 _ABOUT_STREAMS = ("stream", "stream_options")
+# Nothing is sent here while a model reasons, which it may do for minutes.
+_STREAM_SILENCE_SECONDS = 300.0
 
 
 class OpenAI(Dialect):
-    """Calls and batches at OpenAI; under another `name`, calls at whoever speaks as it does."""
+    """Calls and batches at OpenAI; under another `name`, calls at a service with an accent."""
 
     # 50,000 requests and 200 MB; embeddings at most 50,000 inputs over all lines. Whether a
     # megabyte is 2^20 or 10^6 bytes is not said, so the smaller one counts, with some room.
@@ -47,12 +54,16 @@ class OpenAI(Dialect):
     keeps_metadata = True
 
     def __init__(self, http: HttpClients, name: str = "openai") -> None:
+        """KeyError if there is no accent of that name."""
         self.name = name
-        self._wire = Wire(http, name, lambda key: {"Authorization": f"Bearer {key}"})
+        self._accent = ACCENTS[name]
+        self._wire = Wire(
+            http, name, lambda key: {"Authorization": f"Bearer {key}"}, self._accent.path
+        )
 
     def unsupported(self, endpoint: Endpoint, body: JsonObject) -> str | None:
         """Names what would be billed by a price that we do not have."""
-        for field in ("service_tier", "web_search_options"):
+        for field in (*_UNPRICED, *self._accent.unpriced):
             if body.get(field) is not None:
                 return field
         if endpoint is not Endpoint.CHAT_COMPLETIONS:
@@ -64,7 +75,10 @@ class OpenAI(Dialect):
         for index, tool in enumerate(items(body.get("tools"))):
             if mapping(tool).get("type", "function") not in _PRICED_TOOLS:
                 return f"tools.{index}.type"
-        return None
+        return _spoken(items(body.get("messages")))
+
+    def batches(self, endpoint: Endpoint) -> bool:
+        return endpoint in self._accent.batched
 
     def call(
         self,
@@ -79,11 +93,26 @@ class OpenAI(Dialect):
             credential,
             "POST",
             endpoint.removeprefix("/v1"),
-            encode(_with_model(body, model)),
+            encode(self._accent.prepare(_with_model(body, model))),
             timeout_seconds,
         )
         require_answer(answer)
+        answer = self._accent.tidy(answer)
         return Answer(answer, openai_usage(answer), text(answer.get("service_tier")))
+
+    def stream(
+        self, credential: Credential, model: str, body: JsonObject, timeout_seconds: float
+    ) -> AbstractContextManager[Iterator[StreamPiece]]:
+        options = {**mapping(body.get("stream_options")), "include_usage": True}
+        asked = {**_with_model(body, model), "stream": True, "stream_options": options}
+        return self._wire.stream(
+            credential,
+            Endpoint.CHAT_COMPLETIONS.removeprefix("/v1"),
+            encode(self._accent.prepare(asked)),
+            OpenAIPieces(self._accent.tidy, self._accent.tidied_if),
+            timeout_seconds,
+            _STREAM_SILENCE_SECONDS,
+        )
 
     def encode_line(
         self, custom_id: str, endpoint: Endpoint, model: str, body: JsonObject
@@ -182,8 +211,19 @@ class OpenAI(Dialect):
         return every_item(page)
 
 
+def _spoken(messages: list[object]) -> str | None:
+    """The first piece of audio in the conversation: the catalogue prices none."""
+    for index, message in enumerate(messages):
+        if mapping(message).get("audio") is not None:
+            return f"messages.{index}.audio"
+        for place, part in enumerate(items(mapping(message).get("content"))):
+            if mapping(part).get("type") == "input_audio":
+                return f"messages.{index}.content.{place}.input_audio"
+    return None
+
+
 def _with_model(body: JsonObject, model: str) -> JsonObject:
-    """The caller's body under the provider's model name. Neither route here streams."""
+    """The caller's body under the provider's model name, with nothing said about streams."""
     kept = {name: value for name, value in body.items() if name not in _ABOUT_STREAMS}
     return {**kept, "model": model}
 

@@ -7,11 +7,14 @@ reported would be a gift, and a negative count a refund.
 from gateway.catalogue.usage import Usage
 from gateway.providers.fields import JsonObject, count, mapping
 
+_CACHED_ELSEWHERE = ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")
+
 
 def openai_usage(body: JsonObject) -> Usage | None:
     """The usage of a chat completion or of an embedding answer.
 
     Cached and written tokens are parts of `prompt_tokens`, reasoning of `completion_tokens`.
+    DeepSeek, Mistral and hosts of Kimi tell the cached ones outside the details.
     """
     usage = mapping(body.get("usage"))
     prompt = count(usage.get("prompt_tokens"))
@@ -21,7 +24,7 @@ def openai_usage(body: JsonObject) -> Usage | None:
         else count(usage.get("completion_tokens"))
     )
     details = mapping(usage.get("prompt_tokens_details"))
-    cached = _optional(details, "cached_tokens")
+    cached = _cached(usage, details)
     by_ttl = mapping(details.get("cache_write_tokens_details"))
     writes = _writes(
         details.get("cache_write_tokens"),
@@ -69,6 +72,13 @@ def completion_usage(usage: Usage) -> JsonObject:
         },
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
     }
+
+
+def _cached(usage: JsonObject, details: JsonObject) -> int | None:
+    for name in _CACHED_ELSEWHERE:
+        if details.get("cached_tokens") is None and usage.get(name) is not None:
+            return count(usage[name])
+    return _optional(details, "cached_tokens")
 
 
 def _is_embedding(body: JsonObject) -> bool:

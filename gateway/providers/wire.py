@@ -5,22 +5,27 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import httpx
 import orjson
 
+from gateway.net.connection import DEADLINE, Deadline
 from gateway.net.http import HttpClients
-from gateway.providers.dialect import Broken, Credential, Rejected, Unauthorized
+from gateway.providers.dialect import Broken, Credential, Rejected, StreamPiece, Unauthorized
 from gateway.providers.errors import LEAVES_A_TRACE, Act, from_status, from_transport, unreadable
 from gateway.providers.fields import JsonObject, decode_object
+from gateway.providers.streams import ErrorEvent, Translation, pieces, unstarted, until_broken
 
 CONTROL_TIMEOUT_SECONDS = 60.0
 TRANSFER_TIMEOUT_SECONDS = 1_800.0
 _SILENCE_SECONDS = 120.0
+_FAREWELL_SECONDS = 0.5
 _CHUNK_BYTES = 256 * 1024
 _JSON = "application/json"
+_EVENT_STREAM = "text/event-stream"
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _FILE_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _CUT_SHORT = (httpx.RemoteProtocolError, httpx.ReadError, httpx.DecodingError)
@@ -42,10 +47,13 @@ class Wire:
         http: HttpClients,
         provider: str,
         authenticate: Callable[[str], dict[str, str]],
+        path: str = "",
     ) -> None:
+        """`path` follows the base URL, unless that has it already."""
         self._http = http
         self._provider = provider
         self._authenticate = authenticate
+        self._path = path
 
     def exchange(
         self,
@@ -83,6 +91,52 @@ class Wire:
             return decode_object(response.content)
         except ValueError:
             raise unreadable(self._provider, act) from None
+
+    @contextmanager
+    def stream(
+        self,
+        credential: Credential,
+        path: str,
+        body: bytes,
+        translation: Translation,
+        timeout_seconds: float,
+        silence_seconds: float,
+    ) -> Iterator[Iterator[StreamPiece]]:
+        """A call whose answer is a stream: see `Dialect.stream`.
+
+        The provider may take the whole time for the headers, and then be silent for
+        `silence_seconds` at a time; comments and pings break a silence.
+        """
+        headers = {**self._headers(credential), "Content-Type": _JSON, "Accept": _EVENT_STREAM}
+        with ExitStack() as stack:
+            try:
+                response = stack.enter_context(
+                    self._http.stream(
+                        "POST",
+                        self._url(credential, path),
+                        headers=headers,
+                        content=body,
+                        timeout_seconds=timeout_seconds,
+                        read_timeout_seconds=silence_seconds,
+                        answer_timeout_seconds=timeout_seconds,
+                    )
+                )
+                if not response.is_success:
+                    response.read()
+                self._check(Act.CALL, credential, response)
+                chunks = _body(response)
+                started = pieces(chunks, translation)
+                first = next(started, None)
+            except ErrorEvent as event:
+                raise unstarted(self._provider, credential.api_key, event) from None
+            except (httpx.RequestError, httpx.InvalidURL) as error:
+                raise from_transport(self._provider, Act.CALL, error) from None
+            if first is None:
+                raise unreadable(self._provider, Act.CALL)
+            further = until_broken(started, translation, self._provider, credential.api_key)
+            yield itertools.chain((first,), further)
+            if translation.over:
+                _read_out(response, chunks)
 
     def download(self, credential: Credential, path: str, destination: Path) -> None:
         """Streams a body to `destination`, which exists only once it is complete.
@@ -128,12 +182,31 @@ class Wire:
             raise from_status(self._provider, act, response, credential.api_key, time.time())
 
     def _url(self, credential: Credential, path: str) -> str:
-        return credential.base_url.rstrip("/") + path
+        return credential.base_url.rstrip("/").removesuffix(self._path) + self._path + path
 
     def _headers(self, credential: Credential) -> dict[str, str]:
         if not _PRINTABLE.fullmatch(credential.api_key):
             raise Unauthorized(f"the key for {self._provider} is malformed")
         return self._authenticate(credential.api_key)
+
+
+def _body(response: httpx.Response) -> Iterator[bytes]:
+    """The body as it comes; httpx's own iterator, which costs more, where it must be decoded."""
+    if "content-encoding" in response.headers or not isinstance(
+        response.stream, httpx.SyncByteStream
+    ):
+        return response.iter_bytes()
+    return iter(response.stream)
+
+
+def _read_out(response: httpx.Response, chunks: Iterator[bytes]) -> None:
+    """Reads the little that may follow a stream's last event, so that its connection is kept."""
+    deadline = response.extensions.get(DEADLINE)
+    if isinstance(deadline, Deadline):
+        deadline.hasten(_FAREWELL_SECONDS)
+    with suppress(httpx.RequestError):
+        for _ in chunks:
+            continue
 
 
 def encode(body: JsonObject) -> bytes:

@@ -97,13 +97,18 @@ def test_a_tool_use_becomes_a_tool_call_without_content() -> None:
     }
 
 
-def test_thinking_and_unknown_blocks_are_not_shown() -> None:
-    blocks: list[Json] = [
-        {"type": "thinking", "thinking": "hm", "signature": "s"},
-        said("yes"),
-        {"type": "something_new", "text": "?"},
-    ]
-    assert answer(blocks)["message"]["content"] == "yes"
+def test_thinking_is_shown_beside_the_content_and_kept_whole() -> None:
+    thought: Json = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    hidden: Json = {"type": "redacted_thinking", "data": "x"}
+    shown = answer([thought, hidden, said("yes")])["message"]
+    assert shown["content"] == "yes"
+    assert shown["reasoning_content"] == "hm"
+    assert shown["thinking_blocks"] == [thought, hidden]
+
+
+def test_blocks_that_are_new_are_not_shown() -> None:
+    blocks = [said("yes"), {"type": "something_new", "text": "?"}]
+    assert answer(blocks)["message"] == answer([said("yes")])["message"]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +191,29 @@ arguments = st.dictionaries(
 )
 
 
-@given(calls=st.lists(st.tuples(words, words, arguments), min_size=1, max_size=4), text=st.text())
-def test_an_answer_with_tools_comes_back_as_it_was_given(
-    calls: list[tuple[str, str, Json]], text: str
+thoughts = st.lists(
+    st.fixed_dictionaries({"type": st.just("thinking"), "thinking": words, "signature": words}),
+    max_size=2,
+)
+
+
+@given(
+    thought=thoughts,
+    calls=st.lists(st.tuples(words, words, arguments), min_size=1, max_size=4),
+    text=st.text(),
+)
+def test_an_answer_with_thinking_and_tools_comes_back_as_it_was_given(
+    thought: list[Json], calls: list[tuple[str, str, Json]], text: str
 ) -> None:
     calls = [(id_.replace("\0", "0"), name.replace("\0", "0"), given) for id_, name, given in calls]
-    blocks = [said(text)] * bool(text) + [
-        {"type": "tool_use", "id": id_, "name": name, "input": given} for id_, name, given in calls
-    ]
+    blocks = (
+        thought
+        + [said(text)] * bool(text)
+        + [
+            {"type": "tool_use", "id": id_, "name": name, "input": given}
+            for id_, name, given in calls
+        ]
+    )
     said_by_openai = answer(blocks, "tool_use")["message"]
     again = to_messages(MODEL, {"messages": [said_by_openai]}, 512)["messages"][0]
     assert again == {"role": "assistant", "content": blocks}

@@ -1,0 +1,220 @@
+"""`python -m benchmarks.batch_path [--lines N]`: what the batch path costs, against its floors.
+
+Each figure stands beside what the same machine did in the same run with only the unavoidable
+part of the work. Sizes are measured in processes of their own, so that memory is theirs alone.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import text
+
+from benchmarks.world import World, world
+from gateway.billing import audit
+from gateway.billing.pricing import PriceBook
+from gateway.lanes import deadlines, due, grouping, ingestion, polling, submission
+from models.bulk import cursor
+from models.session import transaction
+
+SMALL = 1_000
+FINISHED_ROWS = 1_000_000
+PROVIDER_SECONDS = 300
+SWEEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One journey of `lines` lines, in seconds, and the worker's peak memory in MB."""
+
+    lines: int
+    cut_and_upload_seconds: float
+    ingest_seconds: float
+    floor_seconds: float
+    peak_megabytes: float
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that the work took."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def journey(lines: int, spool_root: Path) -> Figures:
+    """Cuts, submits and ingests one lane of that many jobs."""
+    with world(spool_root) as here:
+        here.accept(lines)
+        time.sleep(here.house.policy.window.total_seconds())
+
+        def cut_and_upload() -> None:
+            for lane_id in _lanes(here):
+                for batch_id in grouping.cut_lane(here.works, lane_id):
+                    submission.submit(here.works, batch_id)
+
+        uploading = timed(cut_and_upload)
+        ended = _wait_for_provider(here)
+        prices = PriceBook()
+
+        def ingest() -> None:
+            for batch_id in ended:
+                if not ingestion.ingest(here.works, prices, batch_id):
+                    raise RuntimeError("a batch was not taken in")
+
+        ingesting = timed(ingest)
+        peak = peak_megabytes()
+        report = audit.verify(here.house.engine)
+        if not report.is_clean or report.open_holds:
+            raise RuntimeError(f"the books are off: {report}")
+        return Figures(lines, uploading, ingesting, _floor(here, lines, spool_root), peak)
+
+
+def _lanes(here: World) -> list[int]:
+    with transaction(here.house.engine) as session:
+        return grouping.lane_ids(session)
+
+
+def _wait_for_provider(here: World) -> list[Any]:
+    """Polls until the provider has ended every batch."""
+    until = time.monotonic() + PROVIDER_SECONDS
+    while time.monotonic() < until:
+        polling.poll_due(here.works)
+        with transaction(here.house.engine) as session:
+            running = session.execute(
+                text("SELECT count(*) FROM provider_batches WHERE status <> 'ingesting'")
+            ).scalar_one()
+            if not running:
+                return list(due.batches(session, "ingesting"))
+        time.sleep(0.5)
+    raise TimeoutError("the provider did not finish")
+
+
+def _floor(here: World, lines: int, spool_root: Path) -> float:
+    """Parsing as many result lines with orjson and COPYing them into one table."""
+    answer = {
+        "id": "chatcmpl-0",
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": "word " * 30}},
+        ],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50},
+    }
+    path = spool_root / "floor.jsonl"
+    with path.open("wb") as out:
+        for number in range(lines):
+            response = {"status_code": 200, "request_id": "req", "body": answer}
+            line = {"id": "r", "custom_id": str(number), "response": response, "error": None}
+            out.write(orjson.dumps(line) + b"\n")
+
+    def copy() -> None:
+        with transaction(here.house.engine) as session:
+            session.execute(text("CREATE TABLE floor (custom_id text PRIMARY KEY, body bytea)"))
+            with (
+                path.open("rb") as file,
+                cursor(session) as driver,
+                driver.copy("COPY floor FROM STDIN") as rows,
+            ):
+                for line in file:
+                    parsed = orjson.loads(line)
+                    body = orjson.dumps(parsed["response"]["body"])
+                    rows.write_row((parsed["custom_id"], body))
+
+    return timed(copy)
+
+
+def sweep_seconds(here: World) -> float:
+    """One round of every sweep that looks for due work."""
+
+    def sweep() -> None:
+        for _ in range(SWEEPS):
+            with transaction(here.house.engine) as session:
+                due.batches(session, "formed", "uploading")
+                due.batches(session, "submitting", "in_doubt")
+                due.batches(session, "ingesting")
+            for lane_id in _lanes(here):
+                grouping.cut_lane(here.works, lane_id)
+            deadlines.expire_overdue(here.house.engine)
+
+    return timed(sweep) / SWEEPS
+
+
+def sweeps(spool_root: Path) -> tuple[float, float]:
+    """A sweep over empty tables, and over the same with a million finished jobs."""
+    with world(spool_root) as here:
+        here.accept(10)
+        empty = sweep_seconds(here)
+        with transaction(here.house.engine) as session:
+            session.execute(text("SET LOCAL statement_timeout = 0"))
+            session.execute(
+                text(
+                    """
+                    INSERT INTO jobs (id, account_id, key_id, lane_id, status, endpoint, model,
+                                      body_bytes, price_id, markup_bps, deadline_at, completed_at)
+                    SELECT gen_random_uuid(), account_id, account_id, 1, 'completed', 'e', 'm', 1,
+                           'p', 0, now() + interval '1 day', now()
+                    FROM generate_series(1, :rows), (SELECT account_id FROM balances) AS owner
+                    """
+                ),
+                {"rows": FINISHED_ROWS},
+            )
+        with here.house.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
+        return empty, sweep_seconds(here)
+
+
+def _in_child(pipe: Connection, work: Callable[..., object], *args: object) -> None:
+    with tempfile.TemporaryDirectory(prefix="offpeak-bench-") as folder:
+        pipe.send(work(*args, Path(folder)))
+
+
+def alone(work: Callable[..., Any], *args: object) -> Any:
+    """`work(*args, folder)` in a process of its own; its result."""
+    mine, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_in_child, args=(theirs, work, *args))
+    process.start()
+    theirs.close()
+    try:
+        return mine.recv()
+    finally:
+        process.join()
+
+
+def main() -> None:
+    """Prints the figures, each with its aim."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lines", type=int, default=100_000)
+    lines = parser.parse_args().lines
+
+    small: Figures = alone(journey, SMALL)
+    large: Figures = alone(journey, lines)
+    per_second = lines / large.cut_and_upload_seconds
+    print(f"cut and upload      {per_second:10,.0f} lines/s   (aim: 15,000 or more)")
+    per_second = lines / large.ingest_seconds
+    ratio = large.ingest_seconds / large.floor_seconds
+    print(f"ingest and settle   {per_second:10,.0f} lines/s   (aim: 5,000 or more)")
+    print(f"  against its floor {ratio:10.1f} x         (aim: 8 or less)")
+    apart = large.peak_megabytes - small.peak_megabytes
+    print(f"memory, {SMALL:,} to {lines:,} lines: {apart:+.0f} MB   (aim: less than 60)")
+    empty, full = alone(sweeps)
+    print(
+        f"sweep, with {FINISHED_ROWS:,} finished jobs: {full / empty:.2f} x "
+        f"({empty * 1000:.1f} ms empty; aim: 1.3 or less)"
+    )
+
+
+if __name__ == "__main__":
+    main()

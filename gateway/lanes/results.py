@@ -1,0 +1,39 @@
+"""Downloaded result files, read a bounded number of lines at a time."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gateway.providers.dialect import Broken, LineResult
+
+log = logging.getLogger(__name__)
+
+CHUNK_LINES = 500
+CHUNK_BYTES = 8_000_000
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_chunks(path: Path, parse: Callable[[bytes], LineResult]) -> Iterator[list[LineResult]]:
+    """The readable lines of a downloaded file, a bounded number at a time.
+
+    The others are counted and logged.
+    """
+    unreadable = size = 0
+    chunk: list[LineResult] = []
+    with path.open("rb") as file:
+        for line in file:
+            content = line.removeprefix(BYTE_ORDER_MARK).strip()
+            if not content:
+                continue
+            try:
+                chunk.append(parse(content))
+            except Broken:
+                unreadable += 1
+            size += len(content)
+            if len(chunk) >= CHUNK_LINES or size >= CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+    if chunk:
+        yield chunk
+    if unreadable:
+        log.error("batch.unreadable_lines", extra={"lines": unreadable, "alert": True})

@@ -1,0 +1,102 @@
+"""No route tells anybody anything about what is somebody else's. Generated from the URL map."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+import orjson
+import pytest
+from werkzeug.routing import Rule
+from werkzeug.test import TestResponse
+
+from models import ids
+from models.ids import Prefix
+from models.states import JobStatus
+from tests.integration.web_world import Customer, Web
+
+ID_ARGUMENTS = {"job_id": Prefix.JOB, "completion_id": Prefix.COMPLETION}
+NOT_OWNED = {"name"}
+"""Arguments that name what belongs to nobody: models."""
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def rules_with_an_id(web: Web) -> Iterator[tuple[Rule, str]]:
+    """Every route to something owned, and the name of its argument."""
+    for rule in web.app.url_map.iter_rules():
+        for argument in rule.arguments - NOT_OWNED:
+            yield rule, argument
+
+
+def path_of(web: Web, rule: Rule, argument: str, value: UUID) -> str:
+    adapter = web.app.url_map.bind("localhost")
+    return adapter.build(rule.endpoint, {argument: ids.show(ID_ARGUMENTS[argument], value)})
+
+
+def without_request_id(response: TestResponse) -> tuple[int, bytes, list[tuple[str, str]]]:
+    headers = [each for each in response.headers if each[0] != "X-Request-Id"]
+    return response.status_code, response.data, headers
+
+
+def test_every_argument_of_a_route_is_known_here(web: Web) -> None:
+    arguments = {argument for rule in web.app.url_map.iter_rules() for argument in rule.arguments}
+    assert arguments == {*ID_ARGUMENTS, *NOT_OWNED}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_is_somebody_elses_is_as_if_it_were_not_there(
+    web: Web, customer: Customer, ended: bool
+) -> None:
+    stranger = web.client(web.customer())
+    foreign, nothing = web.submit(customer), ids.new()
+    if ended:
+        web.end(foreign)
+    tried = 0
+    for rule, argument in rules_with_an_id(web):
+        assert rule.methods is not None
+        for method in sorted(rule.methods - {"OPTIONS"}):
+            answers = [
+                stranger.open(path_of(web, rule, argument, value), method=method)
+                for value in (foreign, nothing)
+            ]
+            assert answers[0].status_code == 404, (rule.rule, method)
+            assert without_request_id(answers[0]) == without_request_id(answers[1])
+            tried += 1
+    assert tried >= 6
+    assert web.column("SELECT status FROM jobs") == ["completed" if ended else "queued"]
+    assert web.count("job_bodies") == 1
+
+
+def test_no_method_of_any_route_answers_somebody_elses_job(web: Web, customer: Customer) -> None:
+    stranger = web.client(web.customer())
+    foreign = web.submit(customer, custom_id="a-telling-name")
+    web.end(foreign, JobStatus.COMPLETED)
+    told = [foreign.hex.encode(), b"a-telling-name"]
+    queries = ["", f"?ids=job_{foreign.hex}", f"?after=job_{foreign.hex}", "?include=result"]
+    for rule in web.app.url_map.iter_rules():
+        arguments = rule.arguments - NOT_OWNED
+        paths = [path_of(web, rule, each, foreign) for each in arguments] or [rule.rule]
+        for path in paths:
+            for method in METHODS:
+                for query in queries:
+                    response = stranger.open(path + query, method=method)
+                    assert not any(each in response.data for each in told), (path, method)
+                    assert response.status_code < 500
+
+
+def test_an_idempotency_key_is_ones_own(web: Web, customer: Customer) -> None:
+    other = web.customer()
+    headers = {"Idempotency-Key": "k"}
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
+    waiting = {**body, "prefer_async": True}
+    mine = web.client(customer).post("/v1/chat/completions", json=waiting, headers=headers)
+    theirs = web.client(other).post("/v1/chat/completions", json=waiting, headers=headers)
+    assert (mine.status_code, theirs.status_code) == (202, 202)
+    assert "Idempotent-Replayed" not in theirs.headers
+    assert orjson.loads(mine.data)["id"] != orjson.loads(theirs.data)["id"]
+
+
+def test_lists_and_filters_find_only_ones_own(web: Web, customer: Customer) -> None:
+    mine = web.submit(customer, metadata={"run": "1"})
+    web.submit(web.customer(), metadata={"run": "1"})
+    for query in ("", "?status=queued", "?metadata[run]=1", "?model=openai/gpt-4o-mini"):
+        listed = web.client(customer).get(f"/v1/jobs{query}").get_json()["data"]
+        assert [job["id"] for job in listed] == [ids.show(Prefix.JOB, mine)]
