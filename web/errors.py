@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 import orjson
 from flask import Flask, Response
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # has no types
 from werkzeug.exceptions import HTTPException
 
 from gateway.calls.errors import (
@@ -139,6 +140,10 @@ def register(app: Flask) -> None:
     @app.errorhandler(DatabaseAway)
     def on_database_away(_: DatabaseAway) -> Response:
         return unavailable()
+
+    @app.errorhandler(ParseException)
+    def on_broken_body(_: Exception) -> Response:
+        return error_response(400, "The request body could not be read.")
 
     @app.errorhandler(Stopping)
     def on_stopping(_: Stopping) -> Response:

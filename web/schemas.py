@@ -94,9 +94,12 @@ def read_body(request: Request) -> dict[str, Any]:
     """The request's JSON object; raises the 400, 413, and 415 for a compressed body."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType
-    raw = request.get_data(cache=False)
-    if len(raw) > MAX_BODY_BYTES:
+    length = request.content_length
+    raw = b"" if length is not None and length > MAX_BODY_BYTES else request.get_data(cache=False)
+    if max(len(raw), length or 0) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
+    if length is not None and len(raw) < length:
+        raise ApiError(400, "The request body ended before its Content-Length.")
     if raw.count(b"[") + raw.count(b"{") > MOST_BRACKETS:
         raise ApiError(400, "The request body holds too many lists and objects.")
     try:

@@ -33,6 +33,7 @@ class OpenAIPieces:
         self._tidy = tidy
         self._parsed_if = parsed_if
         self._closing: StreamPiece | None = None
+        self._has_total = False
         self._last = b""
 
     def read(self, data: bytes) -> list[StreamPiece]:
@@ -47,17 +48,16 @@ class OpenAIPieces:
 
     def end(self) -> list[StreamPiece]:
         """See `streams.Translation`. Some services leave out the `[DONE]`."""
-        if self._closing is not None:
-            return [self._closing]
-        if not self._last or not _is_finished(self._last):
+        if not self._has_total and not (self._last and _is_finished(self._last)):
             raise Broken("the answer was cut short")
-        return []
+        return [self._closing] if self._closing else []
 
     def _is_plain(self, data: bytes) -> bool:
         return (
             b'"error"' not in data
             and data.count(b'"usage"') == data.count(b'"usage":null')
             and data.startswith(b"{")
+            and data.endswith(b"}")
             and not (self._parsed_if and any(mark in data for mark in self._parsed_if))
         )
 
@@ -75,6 +75,7 @@ class OpenAIPieces:
         if reported:
             self._keep(tidied)
         if reported and not items(chunk.get("choices")):
+            self._has_total = True
             return []
         shown = {name: value for name, value in tidied.items() if name != "usage"}
         self._last = orjson.dumps(shown)

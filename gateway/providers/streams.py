@@ -45,8 +45,8 @@ def pieces(chunks: Iterable[bytes], translation: Translation) -> Iterator[Stream
     for chunk in chunks:
         for data in events.feed(chunk):
             yield from translation.read(data)
-        if translation.over:
-            return
+            if translation.over:
+                return
     for data in events.rest():
         yield from translation.read(data)
     if not translation.over:

@@ -1,5 +1,6 @@
 """A TCP proxy before PostgreSQL that can be told to fail as networks and servers do."""
 
+import contextlib
 import socket
 import socketserver
 import threading
@@ -7,15 +8,15 @@ from typing import Self
 from urllib.parse import unquote
 
 CHUNK_BYTES = 65_536
-LINGER_SECONDS = 0.2
+ANSWER_SECONDS = 10.0
 
 
 class DatabaseProxy:
     """Passes connections on to a PostgreSQL that listens on a Unix socket.
 
     `cut` closes every connection and refuses new ones until `mend`. `cut_reply_to` closes the
-    connection that next sends those bytes, once the server has had the time to act on them and
-    before its answer is passed on.
+    connection that next sends those bytes, when the server has acted on them and before anybody
+    hears its answer.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -23,7 +24,7 @@ class DatabaseProxy:
         directory = unquote(query.removeprefix("host="))
         self._upstream = f"{directory}/.s.PGSQL.5432"
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._links: set[_Link] = set()
         self._is_cut = False
         self._fatal: bytes | None = None
         proxy = self
@@ -33,7 +34,6 @@ class DatabaseProxy:
                 proxy._serve(self.request)
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
         port = self._server.server_address[1]
         self.url = f"postgresql://postgres@127.0.0.1:{port}/{database}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -52,9 +52,9 @@ class DatabaseProxy:
         """The database is away."""
         with self._lock:
             self._is_cut = True
-            gone = list(self._open)
-        for each in gone:
-            _shut(each)
+            links = list(self._links)
+        for link in links:
+            link.cut()
 
     def mend(self) -> None:
         """The database is there again."""
@@ -66,46 +66,68 @@ class DatabaseProxy:
         with self._lock:
             self._fatal = words
 
+    @property
+    def is_armed(self) -> bool:
+        """Whether the words of `cut_reply_to` have not come yet."""
+        return self._fatal is not None
+
     def _serve(self, client: socket.socket) -> None:
         with socket.socket(socket.AF_UNIX) as upstream:
+            upstream.connect(self._upstream)
+            link = _Link(client, upstream)
             with self._lock:
                 if self._is_cut:
                     return
-                self._open |= {client, upstream}
-            try:
-                upstream.connect(self._upstream)
-                back = threading.Thread(target=_pass_on, args=(upstream, client))
-                back.start()
-                self._pass_up(client, upstream)
-            finally:
-                with self._lock:
-                    self._open -= {client, upstream}
-                _shut(client)
-                _shut(upstream)
-                back.join()
-
-    def _pass_up(self, client: socket.socket, upstream: socket.socket) -> None:
-        while data := _receive(client):
+                self._links.add(link)
+            answers = threading.Thread(target=link.pass_answers)
+            answers.start()
+            while data := _receive(client):
+                link.pass_on(data, is_last=self._is_fatal(data))
             with self._lock:
-                strikes = self._fatal is not None and self._fatal in data
-                if strikes:
-                    self._fatal = None
-            if strikes:
-                # The client hears nothing from here on, but the server gets its message.
-                _shut(client)
-                upstream.sendall(data)
-                _wait_for_answer(upstream)
-                return
-            upstream.sendall(data)
+                self._links.discard(link)
+            link.cut()
+            answers.join()
+
+    def _is_fatal(self, data: bytes) -> bool:
+        with self._lock:
+            if self._fatal is None or self._fatal not in data:
+                return False
+            self._fatal = None
+            return True
 
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    while data := _receive(source):
-        try:
-            target.sendall(data)
-        except OSError:
-            return
-    _shut(target)
+class _Link:
+    """One client's connection and its own to the server."""
+
+    def __init__(self, client: socket.socket, upstream: socket.socket) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._muted = threading.Event()
+        self._answered = threading.Event()
+
+    def pass_on(self, data: bytes, *, is_last: bool) -> None:
+        if is_last:
+            self._muted.set()
+        with contextlib.suppress(OSError):
+            self._upstream.sendall(data)
+        if is_last:
+            self._answered.wait(ANSWER_SECONDS)
+            self.cut()
+
+    def pass_answers(self) -> None:
+        while data := _receive(self._upstream):
+            if self._muted.is_set():
+                self._answered.set()
+                continue
+            with contextlib.suppress(OSError):
+                self._client.sendall(data)
+        self._answered.set()
+        self.cut()
+
+    def cut(self) -> None:
+        for each in (self._client, self._upstream):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
 
 def _receive(source: socket.socket) -> bytes:
@@ -113,15 +135,3 @@ def _receive(source: socket.socket) -> bytes:
         return source.recv(CHUNK_BYTES)
     except OSError:
         return b""
-
-
-def _wait_for_answer(upstream: socket.socket) -> None:
-    threading.Event().wait(LINGER_SECONDS)
-    _shut(upstream)
-
-
-def _shut(each: socket.socket) -> None:
-    try:
-        each.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return

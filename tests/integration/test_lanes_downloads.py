@@ -79,9 +79,9 @@ def test_results_that_cannot_be_fetched_are_waited_for_as_long_as_the_provider_i
     assert world.jobs() == {"submitted": 2}
 
 
-@pytest.mark.parametrize("nth", [1, CHUNK_LINES, CHUNK_LINES + 1, 2 * CHUNK_LINES + 3])
+@pytest.mark.parametrize("nth", [1, CHUNK_LINES, CHUNK_LINES + 1])
 def test_a_kill_at_any_line_and_a_second_pass_settle_each_line_once(world: World, nth: int) -> None:
-    count = 2 * CHUNK_LINES + 50
+    count = CHUNK_LINES + 50
     batch_id, _ = world.ended(count)
     for _ in range(nth - 1):
         world.dialect.happens("parse_line", lambda: None)

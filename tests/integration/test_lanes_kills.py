@@ -117,7 +117,7 @@ def fickle(rng: random.Random) -> Answering:
     return lambda line: rng.choice(kinds)(line)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_under_any_mixture_of_faults_every_invariant_holds(world: World, seed: int) -> None:
     rng = random.Random(seed)
     accounts = [world.account() for _ in range(3)]
@@ -129,7 +129,7 @@ def test_under_any_mixture_of_faults_every_invariant_holds(world: World, seed: i
     ]
     mischievous(rng, world.dialect)
     answering = fickle(rng)
-    for _ in range(12):
+    for turn in range(12):
         world.sweep()
         for batch in world.dialect.running:
             if rng.random() < 0.5:
@@ -140,7 +140,8 @@ def test_under_any_mixture_of_faults_every_invariant_holds(world: World, seed: i
         if rng.random() < 0.2:
             world.run("UPDATE jobs SET deadline_at = now() WHERE id = :id", id=job_id)
             deadlines.expire_overdue(world.engine)
-        world.check_books()
+        if turn % 4 == 0:
+            world.check_books()
     world.dialect.whim = lambda _operation: None
     world.settle_down()
     assert world.dialect.doubled() == set()

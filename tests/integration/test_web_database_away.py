@@ -43,6 +43,7 @@ CALLS: list[tuple[str, str, dict[str, Any] | None]] = [
 def proxy(database_url: str) -> Iterator[DatabaseProxy]:
     with DatabaseProxy(database_url) as running:
         yield running
+        assert not running.is_armed, "what was to be cut off has never been said"
 
 
 @pytest.fixture

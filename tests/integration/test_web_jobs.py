@@ -82,7 +82,7 @@ def test_a_completed_job_gives_its_result_to_the_byte(
         assert (response.status_code, response.data) == (200, COMPLETION)
         assert response.mimetype == "application/json"
         assert response.headers["X-Lane"] == "batch"
-        assert response.headers["X-Cost-Usd"] == "0.000001"
+        assert response.headers["X-Cost-Usd"] == "0.000003"
         assert "x-should-retry" not in response.headers
     job = client.get(job_path(job_id)).get_json()
     assert (job["status"], job["result"], job["error"]) == (
@@ -90,8 +90,8 @@ def test_a_completed_job_gives_its_result_to_the_byte(
         orjson.loads(COMPLETION),
         None,
     )
-    assert job["cost"]["billed_usd"] == "0.000001"
-    assert job["cost"]["savings_usd"] == "0.000001"
+    assert job["cost"]["billed_usd"] == "0.000003"
+    assert job["cost"]["savings_usd"] == "0.000003"
     assert job["completed_at"] >= job["created_at"]
 
 

@@ -40,7 +40,9 @@ CHAT_BODY: Mapping[str, Any] = {"model": "openai/gpt-4o-mini", "messages": SAYS_
 ASYNC_BODY: Mapping[str, Any] = {**CHAT_BODY, "prefer_async": True}
 EMBEDDING_BODY: Mapping[str, Any] = {"model": "text-embedding-3-small", "input": "hi"}
 COMPLETION = b'{"id":"chatcmpl-1","object":"chat.completion","choices":[],"usage":{"x":1}}'
-CHARGED_NANOS, LIST_NANOS = 1_000, 2_000
+USED = Usage(output=10)
+# gpt-4o-mini's output: $0.30 a million tokens in the batch lane, $0.60 in the standard one.
+CHARGED_NANOS, LIST_NANOS = 3_000, 6_000
 CLOSE_SECONDS = 5.0
 
 
@@ -118,7 +120,7 @@ class Web:
             model="gpt-4o-mini",
             price_id=price_id,
             markup_bps=0,
-            usage=Usage(),
+            usage=USED,
             amounts=Amounts(CHARGED_NANOS, CHARGED_NANOS, LIST_NANOS),
         )
         return Ending(job_id, JobStatus.COMPLETED, 200, COMPLETION, charge)

@@ -25,6 +25,12 @@ CREDENTIALS = {
 BOTH = sorted(CREDENTIALS)
 
 
+def credential_of(name: str) -> Credential:
+    """The key at one of the two, or at a service that speaks like OpenAI."""
+    imitator = Credential(name, "house", f"sk-{name}-1234", f"http://{name}.test/v1")
+    return CREDENTIALS.get(name, imitator)
+
+
 def speaking(name: str, handler: Handler) -> Dialect:
     return dialects(HttpClients(transport=httpx.MockTransport(handler)))[name]
 

@@ -14,7 +14,7 @@ from gateway.providers.dialect import (
     Unauthorized,
     Unavailable,
 )
-from gateway.providers.errors import Act, from_status, from_transport, unreadable
+from gateway.providers.errors import Act, error_fields, from_status, from_transport, unreadable
 from gateway.providers.scrub import scrub
 
 NOW = 1_795_305_600.0
@@ -144,6 +144,47 @@ def test_an_unreadable_success_is_ambiguous_where_it_left_something() -> None:
 def test_a_body_that_says_nothing_becomes_a_plain_sentence(content: bytes) -> None:
     error = from_status("openai", Act.CALL, httpx.Response(400, content=content), KEY, NOW)
     assert error.message == "openai answered with status 400"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"object": "error", "message": "Invalid model", "code": "1500"}, "Invalid model"),
+        (
+            {"detail": [{"loc": ["body", "stop"], "msg": "Extra inputs are not permitted"}]},
+            "stop: Extra inputs are not permitted",
+        ),
+        ({"message": {"detail": [{"loc": ["body", "n"], "msg": "too many"}]}}, "n: too many"),
+        ({"message": [{"msg": "too many"}]}, "too many"),
+        ({"detail": "Unauthorized"}, "Unauthorized"),
+        ([{"error": {"code": 400, "message": "Bad argument"}}], "Bad argument"),
+        ({"detail": [5]}, "mistral answered with status 422"),
+        ([], "mistral answered with status 422"),
+    ],
+)
+def test_a_message_is_found_in_whatever_frame_it_comes(body: Any, message: str) -> None:
+    response = httpx.Response(422, json=body)
+    error = from_status("mistral", Act.CALL, response, KEY, NOW)
+    assert (type(error), error.message) == (Rejected, message)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"type": "overloaded_error"}, 529),
+        ({"type": "server_error", "code": None}, 500),
+        ({"type": "tokens", "code": "rate_limit_exceeded"}, 429),
+        ({"code": 503, "status": "UNAVAILABLE"}, 503),
+        ({"type": "invalid_request_error", "status_code": 413}, 413),
+        ({"code": 7}, None),
+        ({"type": "something_new"}, None),
+        ("down", None),
+    ],
+)
+def test_an_error_object_tells_the_status_that_it_would_have_come_with(
+    error: Any, status: int | None
+) -> None:
+    assert error_fields({"error": error}).status == status
 
 
 def test_a_bare_message_is_understood() -> None:

@@ -1,0 +1,39 @@
+"""Requests in OpenAI's words, and how they are put into Anthropic's."""
+
+from typing import Any
+
+from gateway.providers.anthropic_messages import to_messages
+
+MODEL = "claude-sonnet-5-5"
+Json = dict[str, Any]
+CALL: Json = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
+}
+TOOL: Json = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+        "strict": True,
+    },
+}
+USER: Json = {"role": "user", "content": "hi"}
+
+
+def translate(messages: list[Json] | None = None, **fields: Any) -> Json:
+    return to_messages(MODEL, {"messages": [USER] if messages is None else messages, **fields}, 512)
+
+
+def said(text: str) -> Json:
+    return {"type": "text", "text": text}
+
+
+def parts(*more: Json) -> list[Json]:
+    return [{"role": "user", "content": [said("look"), *more]}]
+
+
+def calling(call: Json) -> list[Json]:
+    return [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
