@@ -12,11 +12,11 @@ from settings import Settings, SettingsError, load, logs
 from web import auth, calls, commands, errors, jobs, models, operations
 from web.in_flight import InFlight
 from web.schemas import MAX_BODY_BYTES
+from web.shared_bell import SharedBell
 from web.state import EXTENSION, State, state
 from web.threads import READERS, Readers
 from web.waiters import Waiters
 from web.writer import Writer
-from workers.bell import Bell
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         readers=readers,
         waiters=Waiters(settings.postgres_url),
         keys=auth.KeyRing(house.digest, readers),
-        bell=Bell(settings),
+        bell=SharedBell(settings),
         in_flight=InFlight(),
     )
     errors.register(app)

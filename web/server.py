@@ -8,8 +8,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import gevent
+from gevent import monkey, socket
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]  # has no types
 
 from settings import load
@@ -26,6 +28,20 @@ BOOKS_SECONDS = 1.5
 
 class DrainingWorker(GeventWorker):  # type: ignore[misc]  # as above
     """A worker that ends within 25 seconds of SIGTERM, and settles what it answered."""
+
+    sockets: list[Any]
+
+    def patch(self) -> None:
+        """Makes the waits of greenlets cooperative, but not locks.
+
+        gevent's locks lose wake-ups between native threads (gevent issue 1744), and a thread that
+        waits for one in the connection pool, say, is gone for good.
+        """
+        monkey.patch_all(thread=False)
+        self.sockets = [
+            socket.socket(each.FAMILY, socket.SOCK_STREAM, fileno=each.sock.detach())
+            for each in self.sockets
+        ]
 
     def init_process(self) -> None:
         """Runs the worker, in its own process."""

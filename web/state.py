@@ -7,10 +7,10 @@ from flask import current_app
 from gateway.house import House
 from web.auth import KeyRing
 from web.in_flight import InFlight
+from web.shared_bell import SharedBell
 from web.threads import Readers
 from web.waiters import Waiters
 from web.writer import Writer
-from workers.bell import Bell
 
 EXTENSION = "offpeak"
 
@@ -24,7 +24,7 @@ class State:
     readers: Readers
     waiters: Waiters
     keys: KeyRing
-    bell: Bell
+    bell: SharedBell
     in_flight: InFlight
 
     def close(self, timeout_seconds: float) -> None:

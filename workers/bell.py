@@ -5,7 +5,6 @@ and a sweep rings again for whatever is due. So a ring never fails loudly and ne
 """
 
 import logging
-import threading
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -21,7 +20,6 @@ log = logging.getLogger(__name__)
 SOCKET_TIMEOUT_SECONDS = 2.0
 RING_MAX_AGE_MILLISECONDS = 60_000
 """A ring that nobody heard for a minute is worth nothing: a sweep has rung since."""
-SOON_SECONDS = 0.5
 
 
 class Actor(StrEnum):
@@ -82,8 +80,6 @@ class Bell:
     def __init__(self, settings: Settings) -> None:
         self._client = redis_client(settings)
         self._broker = redis_broker(self._client, [])
-        self._soon: set[Actor] = set()
-        self._lock = threading.Lock()
 
     def is_heard(self) -> bool:
         """Whether Redis answers."""
@@ -107,21 +103,3 @@ class Bell:
             log.warning("bell.not_heard", extra={"actor": actor, "error": type(error).__name__})
             return False
         return True
-
-    def ring_soon(self, actor: Actor) -> None:
-        """Rings in a moment, from another thread; who asks in the meantime shares that ring.
-
-        For what is asked with every call and has as much effect once as a thousand times.
-        """
-        with self._lock:
-            if actor in self._soon:
-                return
-            self._soon.add(actor)
-        timer = threading.Timer(SOON_SECONDS, self._ring_for_all, [actor])
-        timer.daemon = True
-        timer.start()
-
-    def _ring_for_all(self, actor: Actor) -> None:
-        with self._lock:
-            self._soon.discard(actor)
-        self.ring(actor)

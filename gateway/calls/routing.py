@@ -13,7 +13,7 @@ from gateway.providers.dialect import Credential, Dialect, Endpoint
 HOUSE = "house"
 """The name of our own credential at each provider."""
 
-KIND_OF_ENDPOINT = {Endpoint.CHAT_COMPLETIONS: "chat", Endpoint.EMBEDDINGS: "embedding"}
+ENDPOINT_OF_KIND = {"chat": Endpoint.CHAT_COMPLETIONS, "embedding": Endpoint.EMBEDDINGS}
 
 
 class Ineligible(StrEnum):
@@ -56,7 +56,7 @@ class Router:
         model = self.find(name)
         if model is None:
             raise UnknownModel(f"The model '{name}' does not exist or is not served here.")
-        if model.kind != KIND_OF_ENDPOINT[endpoint]:
+        if ENDPOINT_OF_KIND[model.kind] is not endpoint:
             raise InvalidField("model", f"The model '{name}' is not for {endpoint}.")
         offer = model.offers[0]
         dialect = self._dialects[offer.provider]
@@ -92,6 +92,8 @@ def obstacle(
     """
     if body.get("stream"):
         return Ineligible.STREAM
+    if not route.dialect.batches(ENDPOINT_OF_KIND[route.model.kind]):
+        return Ineligible.MODEL
     if route.offer.prices.batch is None:
         return Ineligible.PRICE
     if time_left < window:

@@ -155,7 +155,7 @@ def test_a_leader_that_ends_makes_way(town: Town) -> None:
     with second.engine.connect() as connection:
         connection.execute(
             text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE application_name = 'clock-test' AND pid <> pg_backend_pid() "
                 "AND datname = current_database()"
             )

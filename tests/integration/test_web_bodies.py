@@ -13,7 +13,6 @@ import orjson
 import pytest
 from werkzeug.test import TestResponse
 
-from tests.conftest import WorkerServices
 from tests.contract.simulator_process import SimulatorProcess
 from tests.integration.web_world import (
     ASYNC_BODY,
@@ -24,7 +23,6 @@ from tests.integration.web_world import (
     Customer,
     Web,
     error_of,
-    make_web,
 )
 
 SEED = 20260301
@@ -122,13 +120,11 @@ NASTY: tuple[Any, ...] = (
 
 
 @pytest.fixture(scope="module")
-def web(
-    worker_services: WorkerServices, worker_database_url: str, provider_process: SimulatorProcess
-) -> Iterator[Web]:
-    """One app for the whole module: nothing here minds what the others left."""
-    redis_url = worker_services.url("redis")
-    with make_web(worker_database_url, redis_url, provider_process) as made:
-        yield made
+def web(web_process: Web) -> Iterator[Web]:
+    """A web process for the whole module: nothing here minds what the others left."""
+    web_process.renew()
+    yield web_process
+    web_process.close()
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from gateway.access import keys
 from gateway.calls.routing import Ineligible, obstacle
 from gateway.providers.dialect import Endpoint
 from models.session import transaction
-from tests.conftest import WorkerServices
 from tests.contract.simulator_process import SimulatorProcess
 from tests.integration.web_world import (
     ASYNC_BODY,
@@ -33,13 +32,11 @@ DEAD_REDIS = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(scope="module")
-def web(
-    worker_services: WorkerServices, worker_database_url: str, provider_process: SimulatorProcess
-) -> Iterator[Web]:
-    """One app for the whole module: nothing here minds what the others left."""
-    redis_url = worker_services.url("redis")
-    with make_web(worker_database_url, redis_url, provider_process) as made:
-        yield made
+def web(web_process: Web) -> Iterator[Web]:
+    """A web process for the whole module: nothing here minds what the others left."""
+    web_process.renew()
+    yield web_process
+    web_process.close()
 
 
 @pytest.fixture
@@ -284,6 +281,8 @@ def test_a_model_without_a_batch_price_cannot_wait(web: Web) -> None:
     day, minute = timedelta(days=1), timedelta(minutes=1)
     assert obstacle(route, {}, day, minute) is None
     assert obstacle(replace(route, offer=unpriced), {}, day, minute) is Ineligible.PRICE
+    groq = web.state.house.dialects["groq"]
+    assert obstacle(replace(route, dialect=groq), {}, day, minute) is Ineligible.MODEL
     assert obstacle(route, {"stream": True}, day, minute) is Ineligible.STREAM
     assert obstacle(route, {}, minute, day) is Ineligible.DEADLINE
     assert obstacle(route, {}, day, day) is None
@@ -344,7 +343,6 @@ def test_a_key_of_ours_that_the_provider_refuses_raises_an_alert(
 ) -> None:
     provider.turn(revoked_keys=["sim-openai"])
     with caplog.at_level(logging.ERROR):
-        logging.getLogger().addHandler(caplog.handler)
         web.client(customer).post(CHAT, json=CHAT_BODY)
     (record,) = [each for each in caplog.records if each.msg == "provider.unauthorized"]
     assert vars(record)["alert"] is True
@@ -373,7 +371,6 @@ def test_our_own_mistake_is_an_internal_error_that_tells_nothing(
 
     with make_web(worker_database_url, DEAD_REDIS, None) as web:
         web.app.add_url_rule("/v1/broken", view_func=broken)
-        logging.getLogger().addHandler(caplog.handler)
         response = web.client(web.customer()).get("/v1/broken")
     assert response.status_code == 500
     assert error_of(response)["type"] == "internal_error"
@@ -402,7 +399,6 @@ def test_the_log_tells_of_a_request_and_not_of_what_was_said(
     assert provider.meter() == []
     said = f"a very private matter of {datetime.now(UTC).isoformat()}"
     body = {**CHAT_BODY, "messages": [{"role": "user", "content": said}], "user": said}
-    logging.getLogger().addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
         answer = web.client(customer).post(CHAT, json=body)
     (record,) = [each for each in caplog.records if each.msg == "request"]

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -29,7 +29,11 @@ from models.states import JobStatus
 from settings import Settings
 from tests.contract.simulator_process import SimulatorProcess
 from web import create_app
+from web.auth import KeyRing
 from web.state import EXTENSION, State
+from web.threads import Readers
+from web.waiters import Waiters
+from web.writer import Writer
 
 T = TypeVar("T")
 
@@ -68,6 +72,18 @@ class Web:
         """The parts of the process."""
         parts: State = self.app.extensions[EXTENSION]
         return parts
+
+    def renew(self) -> None:
+        """Forgets what the process remembers of its database, as a new process would."""
+        parts = self.state
+        readers = Readers(parts.house.engine)
+        self.app.extensions[EXTENSION] = replace(
+            parts,
+            writer=Writer(parts.house.engine),
+            readers=readers,
+            keys=KeyRing(parts.house.digest, readers),
+            waiters=Waiters(self.settings.postgres_url),
+        )
 
     def close(self) -> None:
         """Lets go of the database."""
@@ -168,27 +184,26 @@ def make_web(
             "anthropic_api_key": "sim-anthropic",
             "anthropic_base_url": simulator.url,
         }
+    made = Settings.model_validate(
+        {
+            "database_url": database_url,
+            "redis_url": redis_url,
+            "secret_key": "s" * 32,
+            "encryption_key": "e" * 32,
+            "webhook_allow_private": True,
+            **providers,
+            **settings,
+        }
+    )
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    web = Web(
-        Settings.model_validate(
-            {
-                "database_url": database_url,
-                "redis_url": redis_url,
-                "secret_key": "s" * 32,
-                "encryption_key": "e" * 32,
-                "webhook_allow_private": True,
-                **providers,
-                **settings,
-            }
-        )
-    )
+    web = Web(made)
+    # The app made the root logger its own.
+    root.handlers[:], root.level = handlers, level
     try:
         yield web
     finally:
         web.close()
-        # The app made the root logger its own.
-        root.handlers[:], root.level = handlers, level
 
 
 def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
