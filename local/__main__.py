@@ -25,7 +25,6 @@ from local.supervisor import Supervisor, read_procfile
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".local"
 LOGS = STATE / "log"
-PROCESSES = ("web", "worker", "scheduler")
 READY_TIMEOUT_SECONDS = 60.0
 
 _LOOK_SECONDS = 0.2
@@ -71,11 +70,13 @@ class LocalService:
             ROOT / "Procfile", environ, log_directory=LOGS, restart=True, say=say
         )
         self._cleanup.callback(processes.close)
-        for name in PROCESSES:
+        base_url = f"http://127.0.0.1:{port}"
+        processes.start("web")
+        # All at once they would only keep each other from starting: web is what is waited for.
+        self._wait_until_ready(base_url, processes.log_path("web"))
+        for name in ("worker", "scheduler"):
             processes.start(name)
         # 3. Somebody to use it.
-        base_url = f"http://127.0.0.1:{port}"
-        self._wait_until_ready(base_url, processes.log_path("web"))
         demo = ensure_demo(STATE / "demo.json", base_url, environ)
         say(instructions(demo, base_url))
         say(f"Logs: {LOGS}. Operator commands: `. .local/env`, then `flask --app web --help`.")

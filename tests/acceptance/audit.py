@@ -16,7 +16,7 @@ import pytest
 from openai import OpenAI
 from standardwebhooks.webhooks import Webhook
 
-from tests.acceptance.deployment import MARKUP_PERCENT, Account, Deployment
+from tests.acceptance.deployment import FORMATION, MARKUP_PERCENT, Account, Deployment
 from tests.acceptance.facts import Facts, Price, body_of, vectors
 from tests.acceptance.load import DIMENSIONS, EMBEDDINGS, PLANTED, Accepted
 from tests.acceptance.simulator import Row
@@ -65,6 +65,7 @@ def _all_but_ledger(
         *_batches(facts),
         *_webhooks(facts, accepted, sink),
         *_logs(deployment),
+        *(f"{name} has died" for name in FORMATION if not deployment.processes.alive(name)),
     ]
 
 

@@ -211,18 +211,15 @@ class Deployment:
         Raises NotSettled.
         """
         began = time.monotonic()
-        left: tuple[int, ...] = ()
         with self.database() as connection:
-            while time.monotonic() - began < timeout_seconds:
-                left = connection.execute(_UNSETTLED).fetchone() or ()
-                if not any(left):
-                    return time.monotonic() - began
+            while any(left := connection.execute(_UNSETTLED).fetchone() or ()):
+                if time.monotonic() - began > timeout_seconds:
+                    message = "{} jobs, {} batches, {} webhooks and {} orphans are left".format(
+                        *left
+                    )
+                    raise NotSettled(f"{message} after {timeout_seconds:.0f} s")
                 time.sleep(0.2)
-        raise NotSettled(
-            "after {:.0f} s there are {} jobs, {} batches, {} webhooks, {} orphans left".format(
-                timeout_seconds, *left
-            )
-        )
+        return time.monotonic() - began
 
     def reset(self) -> None:
         """Forget all work of earlier tests, here and at the simulator; start what is not there."""

@@ -69,6 +69,7 @@ def test_two_workers_and_three_schedulers_ring_once_a_slot_and_double_no_batch(
             ticks: dict[str, int] = dict(
                 connection.execute("SELECT task, count(*) FROM ticks GROUP BY task")
             )
+    deployment.start("scheduler")
     facts = audit(deployment, load.accepted, sink)
     assert len(facts.simulated_batches) == len(facts.batches)
     expected = {task: ticks[task] for task in RUNG_BY_THE_CLOCK_ONLY}

@@ -10,7 +10,7 @@ from tests.integration.webhook_sink import Sink
 
 SEED = 20261123
 KILLS = 20
-PAUSE_SECONDS = (0.2, 2.0)
+PAUSE_SECONDS = (0.2, 1.6)
 RECOVERY_SECONDS = 45.0
 STOP_SECONDS = 25.0
 
@@ -21,7 +21,7 @@ def test_twenty_kills_while_jobs_flow_lose_and_double_nothing(
     print(f"seed {SEED}")
     rng = random.Random(SEED)
     asked = asks(deployment.accounts, 300, seed=SEED, webhook_url=sink.url("/hook"))
-    load = Load(deployment.base_url, asked, per_second=12)
+    load = Load(deployment.base_url, asked, per_second=15)
     # Creations take their time, so that many a kill leaves one in doubt.
     deployment.simulator.turn(hang_seconds=1.0, hang={"operation": "batch_create"})
     with deployment.besides(worker=1, scheduler=1) as names:
@@ -34,6 +34,7 @@ def test_twenty_kills_while_jobs_flow_lose_and_double_nothing(
         deployment.wait_settled(recovered_by - time.monotonic())
         print("recovered", time.monotonic() - killed_at, load.trouble)
     assert load.trouble, "no customer noticed: the kills hit nothing"
+    assert "503" not in load.trouble, "a process answered that could not reach its database"
     audit(deployment, load.accepted, sink)
 
 
@@ -52,5 +53,6 @@ def test_sigterm_drains_every_process_in_time_and_loses_no_job(
     print("stopped", seconds, load.trouble)
     assert statuses == dict.fromkeys(FORMATION, 0)
     assert seconds <= STOP_SECONDS
+    assert "503" not in load.trouble, "a process answered that could not reach its database"
     print("settled", deployment.wait_settled(RECOVERY_SECONDS))
     audit(deployment, load.accepted, sink)

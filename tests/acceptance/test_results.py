@@ -28,7 +28,7 @@ def test_faulty_results_are_delivered_once_charged_exactly_and_never_guessed(
         unknown_lines=0.1,
         missing_lines=0.05,
         missing_usage=0.1,
-        truncate_download={"count": 2},
+        truncate_download={"count": 1},
         validation_failure={"count": 1, "lines": REFUSED_LINES},
         expire_after_fraction=0.5,
     )

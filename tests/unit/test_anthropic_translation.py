@@ -305,7 +305,11 @@ def test_what_anthropic_cannot_serve_is_named(fields: Json, field: str) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
     ),
