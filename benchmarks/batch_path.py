@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 from sqlalchemy import text
 
+from benchmarks import front_door
+from benchmarks.journey import cut_and_upload, ingest, lanes, wait_for_provider
 from benchmarks.world import World, world
 from gateway.billing import audit
-from gateway.billing.pricing import PriceBook
-from gateway.lanes import deadlines, due, grouping, ingestion, polling, submission
+from gateway.lanes import deadlines, due, grouping
 from models.bulk import cursor
 from models.session import transaction
 
 SMALL = 1_000
 FINISHED_ROWS = 1_000_000
-PROVIDER_SECONDS = 300
 SWEEPS = 50
 
 
@@ -38,6 +39,7 @@ class Figures:
     lines: int
     cut_and_upload_seconds: float
     ingest_seconds: float
+    ingest_cpu_seconds: float
     floor_seconds: float
     peak_megabytes: float
 
@@ -59,47 +61,26 @@ def journey(lines: int, spool_root: Path) -> Figures:
     with world(spool_root) as here:
         here.accept(lines)
         time.sleep(here.house.policy.window.total_seconds())
-
-        def cut_and_upload() -> None:
-            for lane_id in _lanes(here):
-                for batch_id in grouping.cut_lane(here.works, lane_id):
-                    submission.submit(here.works, batch_id)
-
-        uploading = timed(cut_and_upload)
-        ended = _wait_for_provider(here)
-        prices = PriceBook()
-
-        def ingest() -> None:
-            for batch_id in ended:
-                if not ingestion.ingest(here.works, prices, batch_id):
-                    raise RuntimeError("a batch was not taken in")
-
-        ingesting = timed(ingest)
+        uploading = timed(lambda: cut_and_upload(here))
+        wait_for_provider(here)
+        cpu = _cpu_seconds(here)
+        ingesting = timed(lambda: ingest(here.works))
+        cpu = _cpu_seconds(here) - cpu
         peak = peak_megabytes()
         report = audit.verify(here.house.engine)
         if not report.is_clean or report.open_holds:
             raise RuntimeError(f"the books are off: {report}")
-        return Figures(lines, uploading, ingesting, _floor(here, lines, spool_root), peak)
+        floor = _floor(here, lines, spool_root)
+        return Figures(lines, uploading, ingesting, cpu, floor, peak)
 
 
-def _lanes(here: World) -> list[int]:
-    with transaction(here.house.engine) as session:
-        return grouping.lane_ids(session)
-
-
-def _wait_for_provider(here: World) -> list[Any]:
-    """Polls until the provider has ended every batch."""
-    until = time.monotonic() + PROVIDER_SECONDS
-    while time.monotonic() < until:
-        polling.poll_due(here.works)
-        with transaction(here.house.engine) as session:
-            running = session.execute(
-                text("SELECT count(*) FROM provider_batches WHERE status <> 'ingesting'")
-            ).scalar_one()
-            if not running:
-                return list(due.batches(session, "ingesting"))
-        time.sleep(0.5)
-    raise TimeoutError("the provider did not finish")
+def _cpu_seconds(here: World) -> float:
+    """CPU time so far of this process and of the database."""
+    times = [
+        each.cpu_times()
+        for each in (psutil.Process(), *psutil.Process(here.database_pid).children(recursive=True))
+    ]
+    return float(sum(each.user + each.system for each in times))
 
 
 def _floor(here: World, lines: int, spool_root: Path) -> float:
@@ -144,7 +125,7 @@ def sweep_seconds(here: World) -> float:
                 due.batches(session, "formed", "uploading")
                 due.batches(session, "submitting", "in_doubt")
                 due.batches(session, "ingesting")
-            for lane_id in _lanes(here):
+            for lane_id in lanes(here):
                 grouping.cut_lane(here.works, lane_id)
             deadlines.expire_overdue(here.house.engine)
 
@@ -162,9 +143,10 @@ def sweeps(spool_root: Path) -> tuple[float, float]:
                 text(
                     """
                     INSERT INTO jobs (id, account_id, key_id, lane_id, status, endpoint, model,
-                                      body_bytes, price_id, markup_bps, deadline_at, completed_at)
+                                      body_bytes, standard_nanos, price_id, markup_bps,
+                                      deadline_at, completed_at)
                     SELECT gen_random_uuid(), account_id, account_id, 1, 'completed', 'e', 'm', 1,
-                           'p', 0, now() + interval '1 day', now()
+                           2, 'p', 0, now() + interval '1 day', now()
                     FROM generate_series(1, :rows), (SELECT account_id FROM balances) AS owner
                     """
                 ),
@@ -199,6 +181,14 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=100_000)
     lines = parser.parse_args().lines
 
+    ours, bare = alone(front_door.accepting)
+    print(f"calls accepted      {ours.a_second:10,.0f} calls/s")
+    ratio = ours.cpu_micros / bare.cpu_micros
+    print(f"  CPU of one        {ours.cpu_micros:10,.0f} µs")
+    print(
+        f"  against its floor {ratio:10.1f} x         "
+        f"(a bare view with one INSERT: {bare.a_second:,.0f} calls/s; aim: 2.5 or less)"
+    )
     small: Figures = alone(journey, SMALL)
     large: Figures = alone(journey, lines)
     per_second = lines / large.cut_and_upload_seconds
@@ -207,8 +197,14 @@ def main() -> None:
     ratio = large.ingest_seconds / large.floor_seconds
     print(f"ingest and settle   {per_second:10,.0f} lines/s   (aim: 5,000 or more)")
     print(f"  against its floor {ratio:10.1f} x         (aim: 8 or less)")
+    print(f"  CPU of one line   {large.ingest_cpu_seconds / lines * 1e6:10.0f} µs")
     apart = large.peak_megabytes - small.peak_megabytes
     print(f"memory, {SMALL:,} to {lines:,} lines: {apart:+.0f} MB   (aim: less than 60)")
+    idle, busy = alone(front_door.disturbed, lines)
+    print(
+        f"intake p99 while {lines:,} lines are ingested: {busy / idle:.1f} x "
+        f"({idle * 1000:.0f} ms idle; aim: 2 or less)"
+    )
     empty, full = alone(sweeps)
     print(
         f"sweep, with {FINISHED_ROWS:,} finished jobs: {full / empty:.2f} x "

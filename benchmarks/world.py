@@ -4,7 +4,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from gateway.access import accounts
+from gateway.access import accounts, keys
 from gateway.billing import ledger
 from gateway.calls.idempotency import Stored
 from gateway.calls.intake import Intake, Submission
@@ -31,16 +31,24 @@ from settings import load
 MODEL = "gpt-4o-mini"
 CREDIT_NANOS = 10**15
 ACCEPT_AT_ONCE = 1000
+PLENTY_A_MINUTE = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a measurement works with."""
+    """What a measurement works with. `key` is one of the account's, without limits."""
 
-    url: str
+    environ: Mapping[str, str]
     house: House
     works: Works
     account_id: UUID
+    key: str
+    database_pid: int
+
+    @property
+    def url(self) -> str:
+        """The database's."""
+        return self.environ["DATABASE_URL"]
 
     def accept(self, count: int) -> None:
         """Makes that many small jobs, as an upload would."""
@@ -65,6 +73,7 @@ class World:
             body=orjson.dumps(body),
             embedding_inputs=0,
             estimated_nanos=100_000,
+            standard_nanos=200_000,
             prices=route.offer.prices,
             markup_bps=0,
             created_at=now,
@@ -118,17 +127,31 @@ def world(spool_root: Path) -> Iterator[World]:
     ):
         url = postgres.create_database("bench")
         migrate(url)
-        house = build(load(environ(url, provider_url)), name="benchmark", pool_size=7)
+        variables = environ(url, provider_url)
+        house = build(load(variables), name="benchmark", pool_size=7)
         with transaction(house.engine) as session:
             account_id = accounts.create(session, house.webhook_vault, "bench", new_secret())
             ledger.deposit(session, account_id, CREDIT_NANOS, "for the benchmark")
-        works = Works(
-            engine=house.engine,
-            dialects=house.dialects,
-            credentials=house.credentials,
-            policy=house.policy,
-            leases=LeaseKeeper(house.engine),
-            spool_root=spool_root,
-        )
-        yield World(url, house, works, account_id)
-        house.engine.dispose()
+            key = keys.create(
+                session,
+                house.digest,
+                account_id,
+                requests_per_minute=PLENTY_A_MINUTE,
+                daily_nanos=CREDIT_NANOS,
+                monthly_nanos=CREDIT_NANOS,
+            )
+        assert postgres.pid is not None
+        yield World(variables, house, works(house, spool_root), account_id, key.text, postgres.pid)
+        house.close()
+
+
+def works(house: House, spool_root: Path) -> Works:
+    """The worker's tools."""
+    return Works(
+        engine=house.engine,
+        dialects=house.dialects,
+        credentials=house.credentials,
+        policy=house.policy,
+        leases=LeaseKeeper(house.engine),
+        spool_root=spool_root,
+    )

@@ -14,6 +14,7 @@ from gateway.catalogue.catalogue import Catalogue, load
 from gateway.lanes.works import LanePolicy
 from gateway.net.http import HttpClients
 from gateway.providers import dialects
+from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import Credential, Dialect
 from models.session import connect
 from settings import Settings
@@ -30,6 +31,7 @@ class House:
     credentials: Mapping[tuple[str, str], Credential]
     catalogue: Catalogue
     router: Router
+    breakers: Breakers
     digest: KeyDigest
     webhook_vault: Vault
     policy: LanePolicy
@@ -61,6 +63,7 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
         credentials=credentials,
         catalogue=catalogue,
         router=Router(catalogue, spoken, credentials),
+        breakers=Breakers(),
         digest=KeyDigest(settings.secret_key.get_secret_value()),
         webhook_vault=Vault(settings.encryption_key.get_secret_value(), "webhook-secret"),
         policy=LanePolicy(

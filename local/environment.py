@@ -31,6 +31,9 @@ def simulated_providers(port: int) -> dict[str, str]:
         "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
         "ANTHROPIC_API_KEY": "sim-anthropic",
         "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
+        # Groq speaks like OpenAI, and serves the Llama models.
+        "GROQ_API_KEY": "sim-groq",
+        "GROQ_BASE_URL": f"http://127.0.0.1:{port}/v1",
     }
 
 

@@ -1,12 +1,13 @@
 """Who may call: accounts and their keys."""
 
-from datetime import datetime
+from datetime import date, datetime
+from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, func
+from sqlalchemy import ForeignKey, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base
+from models.base import Base, Nanos, state_column
 
 
 class Account(Base):
@@ -31,8 +32,31 @@ class ApiKey(Base):
     preview: Mapped[str]
     name: Mapped[str]
     requests_per_minute: Mapped[int | None]
-    daily_nanos: Mapped[int | None] = mapped_column(BigInteger)
-    monthly_nanos: Mapped[int | None] = mapped_column(BigInteger)
+    daily_nanos: Mapped[int | None] = mapped_column(Nanos)
+    monthly_nanos: Mapped[int | None] = mapped_column(Nanos)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class Period(StrEnum):
+    """What a cap on spending is for: a UTC day, or a UTC month."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+class KeySpending(Base):
+    """What a key has spent in one period: what was charged, and what is still held.
+
+    A call counts in the period in which its money was held. Pages are left half empty, so that a
+    row that is changed with every transaction of its key stays on its page.
+    """
+
+    __tablename__ = "key_spending"
+    __table_args__ = ({"postgresql_with": {"fillfactor": "50"}},)
+
+    key_id: Mapped[UUID] = mapped_column(primary_key=True)
+    period: Mapped[Period] = mapped_column(state_column(Period, check="period"), primary_key=True)
+    starts_on: Mapped[date] = mapped_column(primary_key=True)
+    amount_nanos: Mapped[int] = mapped_column(Nanos)

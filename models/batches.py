@@ -4,8 +4,10 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
+    DateTime,
     ForeignKey,
     Identity,
     Index,
@@ -43,7 +45,9 @@ class ProviderBatch(Base):
 
     `intent_at` and `intent_ref` are when the creation in flight (or in doubt) was begun and the
     name it carries at the provider; `due_at` is when the row wants to be looked at next.
-    `refusals` counts uploads and creations in a row that came to nothing.
+    `refusals` counts uploads and creations in a row that came to nothing, `crashes` the leases
+    that ran out instead of being given back, since the last progress. `lost_intents` are creations
+    that were looked for in vain, and may still turn up at the provider.
     """
 
     __tablename__ = "provider_batches"
@@ -66,6 +70,11 @@ class ProviderBatch(Base):
             postgresql_where=text("external_id IS NOT NULL"),
         ),
         Index("ix_provider_batches_lane", "lane_id", "id"),
+        Index(
+            "ix_provider_batches_lost",
+            "lane_id",
+            postgresql_where=text("lost_intents <> '{}'"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -77,6 +86,7 @@ class ProviderBatch(Base):
     request_count: Mapped[int]
     body_bytes: Mapped[int] = mapped_column(BigInteger)
     refusals: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    crashes: Mapped[int] = mapped_column(server_default="0")
     input_file_id: Mapped[str | None]
     external_id: Mapped[str | None]
     result_files: Mapped[list[str] | None] = mapped_column(JSONB)
@@ -85,21 +95,50 @@ class ProviderBatch(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     intent_at: Mapped[datetime | None]
     intent_ref: Mapped[str | None]
+    lost_intents: Mapped[list[datetime]] = mapped_column(
+        ARRAY(DateTime(timezone=True)), server_default="{}"
+    )
     submitted_at: Mapped[datetime | None]
+    in_progress_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     done_at: Mapped[datetime | None]
 
 
 class Line(Base):
-    """One job's place in one provider batch. Its `custom_id` there is the job and the round."""
+    """One job's place in one provider batch. Its `custom_id` there is the job and the round.
+
+    A line changes once, in its status, and pages are left half empty for it: no index is touched.
+    """
 
     __tablename__ = "lines"
-    __table_args__ = (Index("ix_lines_batch", "batch_id", "job_id"),)
+    __table_args__ = (
+        Index("ix_lines_batch", "batch_id", "job_id"),
+        {"postgresql_with": {"fillfactor": "50"}},
+    )
 
     job_id: Mapped[UUID] = mapped_column(primary_key=True)
     round: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     batch_id: Mapped[UUID]
     status: Mapped[LineState] = mapped_column(state_column(LineState))
+
+
+class BatchCancellation(Base):
+    """A batch that may have to be cancelled at its provider, until it is or need not be.
+
+    Written with whatever takes a job out of its batch before the result: the last such job leaves
+    a batch that nobody waits for. `overdue` is one that is cancelled whoever waits. A table of its
+    own, for whoever takes in results locks a batch before its jobs, and these come after.
+    """
+
+    __tablename__ = "batch_cancellations"
+    __table_args__ = (
+        Index("ix_batch_cancellations_due", "due_at", postgresql_where=text("asked_at IS NULL")),
+    )
+
+    batch_id: Mapped[UUID] = mapped_column(primary_key=True)
+    overdue: Mapped[bool] = mapped_column(server_default=text("false"))
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    asked_at: Mapped[datetime | None]
 
 
 class OrphanBatch(Base):

@@ -29,6 +29,12 @@ UNION ALL
 SELECT 'options ' || oid::regclass || ' ' || array_to_string(reloptions, ',') FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
 UNION ALL
+SELECT 'partitioned ' || oid::regclass || ' ' || pg_get_partkeydef(oid) FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind = 'p'
+UNION ALL
+SELECT 'partition ' || oid::regclass || ' ' || pg_get_expr(relpartbound, oid) FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relispartition AND relkind = 'r'
+UNION ALL
 SELECT 'trigger ' || pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL
 SELECT 'function ' || pg_get_functiondef(oid) FROM pg_proc

@@ -6,6 +6,7 @@ later and new rows land at the end of every index.
 
 import os
 import time
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -20,6 +21,8 @@ class Prefix(StrEnum):
     PROVIDER_BATCH = "pbatch_"
     EVENT = "evt_"
     DELIVERY = "dlv_"
+    WEBHOOK_ENDPOINT = "whe_"
+    LOG = "log_"
 
 
 def new() -> UUID:
@@ -32,6 +35,11 @@ def new() -> UUID:
     value |= 0b10 << 62
     value |= random_bits & (1 << 62) - 1
     return UUID(int=value)
+
+
+def floor(moment: datetime) -> UUID:
+    """What no id made before `moment` exceeds, and every one made from it on does."""
+    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
 
 
 def show(prefix: Prefix, value: UUID) -> str:

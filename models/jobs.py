@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, Index, SmallInteger, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, state_column
-from models.states import FINAL_JOB_STATUSES, JobStatus
+from models.base import Base, Nanos, state_column
+from models.states import FINAL_JOB_STATUSES, JobStatus, RunReason
 
 _FINAL = "status IN ({})".format(", ".join(f"'{status}'" for status in sorted(FINAL_JOB_STATUSES)))
 
@@ -18,7 +18,9 @@ class Job(Base):
 
     `batch_id` is the provider batch that the job is in now; `round` counts the lines it has had,
     `failures` those that came back without an answer. `customer_batch_id` is for jobs that came
-    in together in one uploaded batch.
+    in together in one uploaded batch. `standard_nanos` is the ceiling in the standard lane, which
+    the hold is raised to before the job goes there; `max_cost_nanos` and `escalate` are what its
+    caller says to that. `source` is what its caller calls the place that it came from.
 
     No index speaks of `status`, and pages are left a third empty: a job that goes from queued to
     submitted to in progress is rewritten within its page, without touching an index.
@@ -53,6 +55,7 @@ class Job(Base):
     endpoint: Mapped[str]
     model: Mapped[str]
     custom_id: Mapped[str | None]
+    source: Mapped[str | None]
     job_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata")
     webhook: Mapped[dict[str, Any] | None]
     customer_batch_id: Mapped[UUID | None]
@@ -61,13 +64,50 @@ class Job(Base):
     failures: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     body_bytes: Mapped[int]
     embedding_inputs: Mapped[int] = mapped_column(server_default="0")
+    standard_nanos: Mapped[int] = mapped_column(Nanos)
+    max_cost_nanos: Mapped[int | None] = mapped_column(Nanos)
+    escalate: Mapped[bool] = mapped_column(server_default=text("true"))
     price_id: Mapped[str]
     markup_bps: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     submitted_at: Mapped[datetime | None]
+    cancelling_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime]
     texts_deleted: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class StandardRun(Base):
+    """A job in the standard lane, under the job's id: a call that is made until it is answered.
+
+    Work on it is leased; every write of that work checks `epoch`. `attempts` counts the calls,
+    `failures` those that came to nothing by no fault that waiting mends: their worker died, or
+    their answer could not be read. `call_milliseconds` is how long the call took that was
+    answered. A run whose job has ended otherwise is ended by whoever would make its next call.
+    """
+
+    __tablename__ = "standard_runs"
+    __table_args__ = (
+        Index("ix_standard_runs_due", "due_at", postgresql_where=text("ended_at IS NULL")),
+        Index(
+            "ix_standard_runs_lane",
+            "lane_id",
+            "id",
+            postgresql_where=text("call_milliseconds IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    lane_id: Mapped[int]
+    reason: Mapped[RunReason] = mapped_column(state_column(RunReason, check="reason"))
+    epoch: Mapped[int] = mapped_column(server_default="0")
+    leased_until: Mapped[datetime | None]
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    failures: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    call_milliseconds: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
 
 
 class JobBody(Base):

@@ -5,7 +5,7 @@ check locks the account's row in every transaction that writes for it, and accou
 deleted.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -41,7 +41,7 @@ class Hold(Base):
     """A pending transfer from a customer, under the id of the job or call it is for.
 
     A job's hold ends with the job; a synchronous call's has `expires_at`, after which a sweep
-    releases what a dead process left.
+    releases what a dead process left. `held_on` is the UTC day whose spending it counts towards.
     """
 
     __tablename__ = "holds"
@@ -61,6 +61,7 @@ class Hold(Base):
     key_id: Mapped[UUID]
     amount_nanos: Mapped[int] = mapped_column(Nanos)
     status: Mapped[HoldState] = mapped_column(state_column(HoldState))
+    held_on: Mapped[date] = mapped_column(server_default=text("(now() AT TIME ZONE 'UTC')::date"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     resolved_at: Mapped[datetime | None]
@@ -133,7 +134,7 @@ class Settlement(Base):
 
     `charged_nanos` is the customer's price with markup, `cost_nanos` the provider's, `list_nanos`
     the customer's price in the standard lane. An `unpriced` settlement has no amounts: its hold
-    is in suspense.
+    is in suspense. That its hold is posted, SETTLEMENT_TRIGGER sees to.
     """
 
     __tablename__ = "settlements"
@@ -151,7 +152,7 @@ class Settlement(Base):
         Index("ix_settlements_unpriced", "created_at", postgresql_where=text("unpriced")),
     )
 
-    id: Mapped[UUID] = mapped_column(ForeignKey("holds.id"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
     account_id: Mapped[UUID]
     key_id: Mapped[UUID]
     lane: Mapped[str]
@@ -171,3 +172,28 @@ class Settlement(Base):
     list_nanos: Mapped[int | None] = mapped_column(Nanos)
     batch_id: Mapped[UUID | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+SETTLEMENT_FUNCTION = """
+CREATE OR REPLACE FUNCTION check_settlements() RETURNS trigger LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+BEGIN
+    IF EXISTS (
+        SELECT 1 FROM written WHERE NOT EXISTS (
+            SELECT 1 FROM holds WHERE holds.id = written.id AND holds.status = 'posted')
+    ) THEN
+        RAISE EXCEPTION 'a settlement is of a hold that has been posted'
+            USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    RETURN NULL;
+END $$
+"""
+"""What a foreign key would see to, and more, in one query a statement instead of one a row.
+
+The plan is kept for as long as its session lives, so it must not be one for a small table.
+"""
+
+SETTLEMENT_TRIGGER = (
+    "CREATE TRIGGER check_settlements AFTER INSERT ON settlements "
+    "REFERENCING NEW TABLE AS written FOR EACH STATEMENT EXECUTE FUNCTION check_settlements()"
+)

@@ -1,10 +1,19 @@
 """The whole schema in one place: every table, and what DDL cannot derive from the tables."""
 
-from models.accounts import Account, ApiKey
+from models.accounts import Account, ApiKey, KeySpending
 from models.base import TRANSITION_FUNCTION, Base, transition_trigger
-from models.batches import Lane, Line, OrphanBatch, ProviderBatch, Tick
-from models.jobs import IdempotencyKey, Job, JobBody, JobResult
-from models.ledger import Balance, Hold, Price, Settlement, Transfer
+from models.batches import BatchCancellation, Lane, Line, OrphanBatch, ProviderBatch, Tick
+from models.jobs import IdempotencyKey, Job, JobBody, JobResult, StandardRun
+from models.ledger import (
+    SETTLEMENT_FUNCTION,
+    SETTLEMENT_TRIGGER,
+    Balance,
+    Hold,
+    Price,
+    Settlement,
+    Transfer,
+)
+from models.requests import REQUEST_LOG_DEFAULT, RequestLog
 from models.states import (
     BATCH_TRANSITIONS,
     DELIVERY_TRANSITIONS,
@@ -12,11 +21,12 @@ from models.states import (
     JOB_TRANSITIONS,
     LINE_TRANSITIONS,
 )
-from models.webhooks import Delivery, DeliveryAttempt, Event
+from models.webhooks import Delivery, DeliveryAttempt, Event, WebhookEndpoint
 
 TABLES = (
     Account,
     ApiKey,
+    KeySpending,
     Balance,
     Hold,
     Transfer,
@@ -25,25 +35,32 @@ TABLES = (
     Lane,
     ProviderBatch,
     Line,
+    BatchCancellation,
     OrphanBatch,
     Tick,
     Job,
     JobBody,
     JobResult,
+    StandardRun,
     IdempotencyKey,
+    WebhookEndpoint,
     Event,
     Delivery,
     DeliveryAttempt,
+    RequestLog,
 )
 
 metadata = Base.metadata
 
 TRIGGERS = (
+    REQUEST_LOG_DEFAULT,
     TRANSITION_FUNCTION,
     transition_trigger("jobs", JOB_TRANSITIONS),
     transition_trigger("provider_batches", BATCH_TRANSITIONS),
     transition_trigger("lines", LINE_TRANSITIONS),
     transition_trigger("holds", HOLD_TRANSITIONS),
     transition_trigger("deliveries", DELIVERY_TRANSITIONS),
+    SETTLEMENT_FUNCTION,
+    SETTLEMENT_TRIGGER,
 )
-"""SQL that holds each lifecycle to its transition table."""
+"""SQL that holds each lifecycle to its transition table, and settlements to their holds."""

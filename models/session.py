@@ -7,11 +7,14 @@ given is the session, not the engine, so that the caller decides what is one tra
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine
+import psycopg
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session
 
 STATEMENT_TIMEOUT_MILLISECONDS = 60_000
 LOCK_TIMEOUT_MILLISECONDS = 10_000
+_NOT_DURABLE = b"SET LOCAL synchronous_commit = off"
 
 
 def connect(
@@ -22,12 +25,11 @@ def connect(
     `name` shows in pg_stat_activity. A connection that the server closed is noticed before use,
     so a restart of PostgreSQL costs one failed transaction at most.
     """
-    return create_engine(
+    engine = create_engine(
         sqlalchemy_url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=pool_timeout_seconds,
-        pool_pre_ping=True,
         pool_use_lifo=True,
         connect_args={
             "application_name": name,
@@ -40,6 +42,21 @@ def connect(
             ),
         },
     )
+    event.listen(engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
+    """Makes the pool replace its connections if the server has closed this one.
+
+    What the server said last, and that it hung up, is there to be read: no need for a round trip.
+    """
+    try:
+        # The first reads the server's last words, if there are any, the second the end after them.
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError as error:
+        raise InvalidatePoolError from error
 
 
 @contextmanager
@@ -51,5 +68,7 @@ def transaction(engine: Engine, *, durable: bool = True) -> Iterator[Session]:
     """
     with Session(engine, expire_on_commit=False) as session, session.begin():
         if not durable:
-            session.connection().exec_driver_sql("SET LOCAL synchronous_commit = off")
+            driver_connection = session.connection().connection.driver_connection
+            assert isinstance(driver_connection, psycopg.Connection)
+            driver_connection.execute(_NOT_DURABLE)
         yield session

@@ -35,15 +35,21 @@ JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
         {JobStatus.QUEUED, JobStatus.IN_PROGRESS, JobStatus.CANCELLING}
         | FINAL_JOB_STATUSES - {JobStatus.CANCELLED}
     ),
-    JobStatus.IN_PROGRESS: frozenset(
-        {JobStatus.QUEUED, JobStatus.CANCELLING} | FINAL_JOB_STATUSES - {JobStatus.CANCELLED}
-    ),
+    # Cancelled at once in the standard lane, where it may wait for its next call.
+    JobStatus.IN_PROGRESS: frozenset({JobStatus.QUEUED, JobStatus.CANCELLING} | FINAL_JOB_STATUSES),
     JobStatus.CANCELLING: FINAL_JOB_STATUSES,
     JobStatus.COMPLETED: frozenset(),
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
     JobStatus.EXPIRED: frozenset(),
 }
+
+
+class RunReason(StrEnum):
+    """Why a job is in the standard lane."""
+
+    DEADLINE = "deadline"  # it was in the batch lane, and its deadline came too near
+    WAIT = "wait"  # its caller waited for an answer, and then no longer
 
 
 class BatchStatus(StrEnum):
@@ -88,7 +94,7 @@ class LineState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     RETURNED = "returned"  # expired, retryable, missing or unsent: the job went back to the queue
-    LATE = "late"  # came back after its job had ended otherwise
+    LATE = "late"  # answered after its job had ended otherwise: kept aside, and the house pays
     WITHDRAWN = "withdrawn"  # its job ended before the line was sent, or the line had no result
 
 

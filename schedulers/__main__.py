@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from datetime import UTC
 from types import FrameType
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -11,16 +12,15 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from models.session import connect
 from schedulers.clock import Clock, Leadership
 from schedulers.timetable import timetable
+from schedulers.winder import LOOK_SECONDS, Winder
 from settings import Settings, SettingsError, load, logs
 from workers.bell import Bell
 
 
-def build(settings: Settings) -> BackgroundScheduler:
+def build(settings: Settings, clock: Clock) -> BackgroundScheduler:
     """The scheduler with every entry of the timetable, not yet started."""
-    engine = connect(settings.sqlalchemy_url, pool_size=2, name="offpeak-scheduler")
-    clock = Clock(engine, Leadership(engine), Bell(settings))
     # One thread: ticks are short, and the leader's connection is used by one thread at a time.
-    scheduler = BackgroundScheduler(executors={"default": ThreadPoolExecutor(1)})
+    scheduler = BackgroundScheduler(executors={"default": ThreadPoolExecutor(1)}, timezone=UTC)
     for entry in timetable(settings):
         scheduler.add_job(
             clock.tick,
@@ -50,10 +50,16 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    scheduler = build(settings)
+    engine = connect(settings.sqlalchemy_url, pool_size=2, name="offpeak-scheduler")
+    leadership = Leadership(engine)
+    scheduler = build(settings, Clock(engine, leadership, Bell(settings)))
+    winder = Winder(scheduler)
     scheduler.start()
-    stopped.wait()
+    while not stopped.wait(LOOK_SECONDS):
+        winder.look()
     scheduler.shutdown(wait=True)
+    leadership.resign()
+    engine.dispose()
 
 
 if __name__ == "__main__":

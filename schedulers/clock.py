@@ -1,7 +1,8 @@
 """One turn of the clock takes effect once, however many processes ring it.
 
 A slot is the number of whole intervals since 1970 by the database's clock. Whoever writes the
-row (task, slot) first rings; the others find it written.
+row (task, slot) first rings; the others find it written. One process leads, which only saves the
+others their work: where the leader is stopped or stuck, and slots go by, anybody takes them.
 """
 
 import logging
@@ -17,17 +18,29 @@ log = logging.getLogger(__name__)
 
 LEADER_LOCK = 0x6F66_6670_6561_6B02
 
-_TAKE_SLOT = text(
+SLOTS_WAITED = 2
+"""How many slots a leader may leave untaken before the others take them."""
+
+_SLOT = "floor(extract(epoch FROM clock_timestamp()) / :every)::bigint"
+# A slot that lies ahead was taken before the clock was set back: from here on they come again.
+_FORGET_WHAT_LIES_AHEAD = text(
+    f"""
+    DELETE FROM ticks WHERE task = :task AND slot >= {_SLOT}
+      AND EXISTS (SELECT 1 FROM ticks WHERE task = :task AND slot > {_SLOT} + 1)
     """
+)
+_TAKE_SLOT = text(
+    f"""
     INSERT INTO ticks (task, slot)
-    VALUES (:task, floor(extract(epoch FROM now()) / :every)::bigint)
+    SELECT :task, {_SLOT} WHERE :leads OR NOT EXISTS (
+        SELECT 1 FROM ticks WHERE task = :task AND slot >= {_SLOT} - :waited)
     ON CONFLICT DO NOTHING RETURNING slot
     """
 )
 
 
 class Leadership:
-    """An advisory lock on a connection of its own; it only saves the others their work."""
+    """An advisory lock on a connection of its own."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -42,8 +55,17 @@ class Leadership:
                 return True
             return self._try_lock()
         except SQLAlchemyError:
-            self._drop()
+            if self._connection is not None:
+                self.resign()
             return False
+
+    def resign(self) -> None:
+        """Makes way for another process at once; the lock goes with its connection."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+            log.warning("scheduler.leads_no_more")
 
     def _try_lock(self) -> bool:
         connection = self._engine.connect()
@@ -58,13 +80,6 @@ class Leadership:
             connection.close()
         return bool(led)
 
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.invalidate()
-            self._connection.close()
-            self._connection = None
-            log.warning("scheduler.leads_no_more")
-
 
 class Clock:
     """Rings the timetable's entries, each slot once."""
@@ -76,12 +91,13 @@ class Clock:
 
     def tick(self, entry: Entry) -> bool:
         """Whether this process took the slot."""
-        if not self._leadership.held():
-            return False
+        slot = {"task": entry.actor.value, "every": entry.every_seconds}
+        leads = self._leadership.held()
         try:
             with transaction(self._engine) as session:
+                session.execute(_FORGET_WHAT_LIES_AHEAD, slot)
                 taken = session.execute(
-                    _TAKE_SLOT, {"task": entry.actor.value, "every": entry.every_seconds}
+                    _TAKE_SLOT, {**slot, "leads": leads, "waited": SLOTS_WAITED}
                 ).first()
         except SQLAlchemyError as error:
             log.warning(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gateway.lanes.escalation import LOOK_SECONDS
 from settings import Settings
 from workers.bell import Actor
 
@@ -22,9 +23,13 @@ def timetable(settings: Settings) -> tuple[Entry, ...]:
         Entry(Actor.SWEEP_BATCHES, sweep),
         Entry(Actor.POLL_BATCHES, min(sweep, settings.batch_poll_seconds)),
         Entry(Actor.DELIVER_WEBHOOKS, min(sweep, 5)),
+        Entry(Actor.ESCALATE_JOBS, LOOK_SECONDS),
+        Entry(Actor.RUN_STANDARD, min(sweep, LOOK_SECONDS)),
         Entry(Actor.EXPIRE_JOBS, sweep),
+        Entry(Actor.CANCEL_BATCHES, sweep),
         Entry(Actor.SETTLE_ORPHANS, sweep),
         Entry(Actor.WATCH_ORPHANS, 60),
         Entry(Actor.RELEASE_HOLDS, 60),
         Entry(Actor.APPLY_RETENTION, 300),
+        Entry(Actor.KEEP_REQUEST_LOG, 600),
     )

@@ -99,3 +99,6 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.captureWarnings(True)
+    # Nothing of this is on a line, and finding it out takes as long as writing the line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # see "Optimization" in the documentation of `logging`

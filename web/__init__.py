@@ -1,16 +1,34 @@
 """The door that lets requests in: the Flask app and its operator commands."""
 
 import logging
+import random
 import sys
 import time
-from uuid import uuid4
 
 from flask import Flask, Response, g, request
 
 from gateway.house import build
 from settings import Settings, SettingsError, load, logs
-from web import auth, calls, commands, errors, jobs, models, operations
+from web import (
+    auth,
+    calls,
+    commands,
+    docs,
+    errors,
+    events,
+    jobs,
+    limits,
+    models,
+    neureus,
+    neureus_models,
+    operations,
+    webhooks,
+)
+from web.auth import OPEN_ROUTES
 from web.in_flight import InFlight
+from web.metrics import DatabaseGauges, Metrics
+from web.outbound import guarded_transport
+from web.request_log import RequestLog
 from web.schemas import MAX_BODY_BYTES
 from web.shared_bell import SharedBell
 from web.state import EXTENSION, State, state
@@ -19,9 +37,6 @@ from web.waiters import Waiters
 from web.writer import Writer
 
 log = logging.getLogger(__name__)
-
-OPEN_ROUTES = frozenset({"/health", "/ready"})
-"""What needs no API key."""
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -39,17 +54,35 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     house = build(settings, name="offpeak-web", pool_size=READERS + 1)
     readers = Readers(house.engine)
+    metrics = Metrics(house.breakers)
+    request_log = RequestLog(readers, metrics.observe_log_drops)
     app.extensions[EXTENSION] = State(
         house=house,
-        writer=Writer(house.engine),
+        writer=Writer(house.engine, metrics.observe_group),
         readers=readers,
         waiters=Waiters(settings.postgres_url),
         keys=auth.KeyRing(house.digest, readers),
         bell=SharedBell(settings),
         in_flight=InFlight(),
+        limiter=limits.limiter(settings),
+        metrics=metrics,
+        gauges=DatabaseGauges(readers),
+        request_log=request_log,
+        observers=[metrics.observe_call, request_log],
+        webhook_transport=guarded_transport(settings.webhook_allow_private),
     )
     errors.register(app)
-    for part in (calls, jobs, models, operations):
+    for part in (
+        calls,
+        jobs,
+        events,
+        models,
+        neureus,
+        neureus_models,
+        operations,
+        webhooks,
+        docs,
+    ):
         app.register_blueprint(part.blueprint)
     commands.register(app)
     app.before_request(_enter)
@@ -60,22 +93,26 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _enter() -> None:
     g.began = time.monotonic()
-    g.request_id = f"req_{uuid4().hex}"
+    g.request_id = f"req_{random.getrandbits(128):032x}"
     state().in_flight.enter()
     if request.path not in OPEN_ROUTES:
-        auth.authenticate(state().keys, request)
+        limits.limit(state().limiter, auth.authenticate(state().keys, request), request)
 
 
 def _leave(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
+    limits.add_headers(response)
+    route = request.url_rule.rule if request.url_rule is not None else None
+    seconds = time.monotonic() - g.began
+    state().metrics.observe_response(route, request.method, response.status_code, seconds)
     log.info(
         "request",
         extra={
             "request_id": g.request_id,
             "method": request.method,
-            "route": request.url_rule.rule if request.url_rule is not None else None,
+            "route": route,
             "status": response.status_code,
-            "ms": round((time.monotonic() - g.began) * 1000, 1),
+            "ms": round(seconds * 1000, 1),
         },
     )
     return response

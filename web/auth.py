@@ -10,6 +10,8 @@ from gateway.access.keys import Identity, KeyDigest
 from web.errors import ApiError
 from web.threads import Readers
 
+OPEN_ROUTES = frozenset({"/health", "/ready", "/metrics", "/openapi.json", "/docs"})
+"""What needs no API key; `/metrics` has a token of its own."""
 FRESH_SECONDS = 2.0
 """How long a look-up is believed: a revoked key is refused everywhere within this time."""
 REMEMBERED = 10_000

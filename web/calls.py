@@ -3,30 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-import gevent
 import orjson
 from flask import Blueprint, Response, request
 from pydantic import BaseModel
 
-from gateway.billing.prices import ceiling_nanos, format_usd, measure
-from gateway.calls import idempotency, jobs, realtime
+from gateway.billing.prices import ceiling_nanos, measure
+from gateway.calls import idempotency, jobs
 from gateway.calls.errors import AsyncImpossible, InvalidField
 from gateway.calls.idempotency import KeyedCall, Stored
-from gateway.calls.intake import Submission
-from gateway.calls.options import Options, idempotency_key, take_options
-from gateway.calls.realtime import HOLD_SECONDS, Call, Outcome
+from gateway.calls.intake import Submission, with_unknown_endpoint
+from gateway.calls.jobs import JobView
+from gateway.calls.options import Options, check_cost, idempotency_key, take_options
+from gateway.calls.realtime import HOLD_SECONDS, Call
 from gateway.calls.routing import Route, obstacle
 from gateway.providers.dialect import Endpoint
 from models import ids
 from models.ids import Prefix
+from web import answers, conversions, streams
 from web.auth import caller
+from web.call_schemas import documented_chat, documented_embeddings
 from web.schemas import ChatRequest, EmbeddingRequest, check, read_body
 from web.serialisers import accepted_json
 from web.state import State, state
+from web.surfaces import OPENAI, Surface
 from workers.bell import Actor
 
 blueprint = Blueprint("calls", __name__)
@@ -40,37 +42,49 @@ SCHEMAS: Mapping[Endpoint, type[BaseModel]] = {
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A call, read and routed. `body` is what the provider will see."""
+    """A call, read and routed. `body` is what the provider will see.
+
+    `route` is who is asked first, `fallbacks` who may be asked after it, at once and never later.
+    `surface` words its answer; `source` is what its caller calls the place that it came from.
+    """
 
     id: UUID
     now: datetime
     endpoint: Endpoint
     route: Route
+    fallbacks: tuple[Route, ...]
     options: Options
     body: dict[str, Any]
     digest: bytes
     key: str | None
+    surface: Surface
+    source: str | None
 
 
 @blueprint.post(Endpoint.CHAT_COMPLETIONS)
+@documented_chat
 def chat_completions() -> Response:
     """A chat completion, now or as a job."""
-    return _answer(Endpoint.CHAT_COMPLETIONS)
+    return respond(Endpoint.CHAT_COMPLETIONS)
 
 
 @blueprint.post(Endpoint.EMBEDDINGS)
+@documented_embeddings
 def embeddings() -> Response:
     """Embeddings, now or as a job."""
-    return _answer(Endpoint.EMBEDDINGS)
+    return respond(Endpoint.EMBEDDINGS)
 
 
-def _answer(endpoint: Endpoint) -> Response:
+def respond(endpoint: Endpoint, surface: Surface = OPENAI, source: str | None = None) -> Response:
+    """Answers the request, which calls that endpoint in the words of that surface."""
     parts = state()
-    parsed = _parse(parts, endpoint)
+    parsed = _parse(parts, endpoint, surface, source)
     if not parsed.options.wants_async:
         return _run_now(parts, parsed)
     time_left = parsed.options.deadline_at - parsed.now
     why_not = obstacle(parsed.route, parsed.body, time_left, parts.house.policy.window)
+    if why_not is None and parsed.options.wait_seconds:
+        return _wait(parts, parsed)
     if why_not is None:
         return _accept(parts, parsed)
     if parsed.options.require_async:
@@ -78,18 +92,31 @@ def _answer(endpoint: Endpoint) -> Response:
     return _run_now(parts, parsed, {"X-Async-Ineligible": why_not.value})
 
 
-def _parse(parts: State, endpoint: Endpoint) -> Parsed:
-    body = read_body(request)
+def _parse(parts: State, endpoint: Endpoint, surface: Surface, source: str | None) -> Parsed:
+    asked = read_body(request)
     key = idempotency_key(request.headers.get("Idempotency-Key"))
-    digest = idempotency.digest(endpoint, body) if key is not None else b""
+    digest = idempotency.digest(request.path, asked) if key is not None else b""
+    body = surface.read(endpoint, asked)
     now = datetime.now(UTC)
     allow_private = parts.house.settings.webhook_allow_private
     options = take_options(body, request.headers.get("Prefer"), now, allow_private=allow_private)
     check(SCHEMAS[endpoint], body)
-    route = parts.house.router.route(endpoint, body["model"], body)
-    if body.get("stream"):
-        raise InvalidField("stream", "'stream' is not supported yet.")
-    return Parsed(ids.new(), now, endpoint, route, options, body, digest, key)
+    if endpoint is Endpoint.EMBEDDINGS and body.get("stream"):
+        raise InvalidField("stream", "Embeddings are not streamed.")
+    route, *fallbacks = parts.house.router.routes(endpoint, body["model"], body)
+    return Parsed(
+        id=ids.new(),
+        now=now,
+        endpoint=endpoint,
+        route=route,
+        fallbacks=tuple(fallbacks),
+        options=options,
+        body=body,
+        digest=digest,
+        key=key,
+        surface=surface,
+        source=source,
+    )
 
 
 def _keyed(parsed: Parsed, answer: Stored | None) -> KeyedCall | None:
@@ -98,29 +125,55 @@ def _keyed(parsed: Parsed, answer: Stored | None) -> KeyedCall | None:
     return KeyedCall(caller().account_id, parsed.key, parsed.digest, parsed.id, answer)
 
 
+def _held(parts: State, parsed: Parsed, lane: str) -> int:
+    """The ceiling that the call is held at; raises CostAboveMaximum."""
+    ceiling = _ceiling(parts, parsed, lane)
+    check_cost(parsed.options, ceiling)
+    return ceiling
+
+
 def _ceiling(parts: State, parsed: Parsed, lane: str) -> int:
-    prices = parsed.route.offer.prices
-    rates = prices.batch if lane == "batch" else prices.standard
-    assert rates is not None
+    """The most that the call can cost in a lane, at the dearest provider that may serve it."""
     size = measure(parsed.endpoint, parsed.body, parsed.route.model.max_output_tokens)
-    return ceiling_nanos(size, rates, parts.house.markup_bps)
+    if lane == "batch":
+        rates = [parsed.route.offer.prices.batch]
+    else:
+        rates = [route.offer.prices.standard for route in (parsed.route, *parsed.fallbacks)]
+    return max(ceiling_nanos(size, each, parts.house.markup_bps) for each in rates if each)
+
+
+def _wait(parts: State, parsed: Parsed) -> Response:
+    """Begins the call at once; what takes longer than its caller waits becomes a job."""
+    call, wait_seconds = _call(parts, parsed), parsed.options.wait_seconds
+    draft = replace(_draft(parts, parsed), estimated_nanos=call.estimated_nanos, keyed=call.keyed)
+    if draft.webhook is not None and "endpoint" in draft.webhook:
+        # Before the call is made: there is no refusing it later.
+        for refusal in parts.readers.run(with_unknown_endpoint, [draft]).values():
+            raise refusal
+    shown = jobs.under_way(draft, parsed.route.offer.provider)
+    answer = _accepted(shown, f"respond-async, wait={wait_seconds}")
+    submission = replace(draft, answer=answer)
+    return conversions.answer(parts, call, submission, wait_seconds, parsed.surface)
 
 
 def _accept(parts: State, parsed: Parsed) -> Response:
     """Makes a job of the call; the 202 stands whether or not the doorbell is heard."""
-    submission = _submission(parts, parsed)
+    draft = replace(_draft(parts, parsed), estimated_nanos=_held(parts, parsed, "batch"))
+    answer = _accepted(jobs.fresh(draft, parsed.route.offer.provider), "respond-async")
+    submission = replace(draft, answer=answer, keyed=_keyed(parsed, answer))
     stored = parts.writer.accept(submission)
     replayed = stored is not submission.answer
     if not replayed:
         parts.bell.ring_soon(Actor.CUT_LANES)
-    return _from_stored(stored, replayed=replayed)
+    return answers.stored_response(stored, parsed.surface, replayed=replayed)
 
 
-def _submission(parts: State, parsed: Parsed) -> Submission:
+def _draft(parts: State, parsed: Parsed) -> Submission:
+    """The job of a call; what is held for it and what its caller is told is still to be said."""
     identity, route = caller(), parsed.route
     inputs = parsed.body.get("input") if parsed.endpoint is Endpoint.EMBEDDINGS else None
     several = isinstance(inputs, list) and not isinstance(inputs[0], int)
-    draft = Submission(
+    return Submission(
         job_id=parsed.id,
         account_id=identity.account_id,
         key_id=identity.key_id,
@@ -128,7 +181,8 @@ def _submission(parts: State, parsed: Parsed) -> Submission:
         model=route.name,
         body=orjson.dumps(parsed.body),
         embedding_inputs=0 if inputs is None else len(inputs) if several else 1,
-        estimated_nanos=_ceiling(parts, parsed, "batch"),
+        estimated_nanos=0,
+        standard_nanos=_ceiling(parts, parsed, "standard"),
         prices=route.offer.prices,
         markup_bps=parts.house.markup_bps,
         created_at=parsed.now,
@@ -137,51 +191,45 @@ def _submission(parts: State, parsed: Parsed) -> Submission:
         metadata=parsed.options.metadata,
         webhook=parsed.options.webhook,
         answer=Stored(202, {}, b""),
+        max_cost_nanos=parsed.options.max_cost_nanos,
+        escalate=parsed.options.escalate,
+        source=parsed.source,
     )
-    job_id = ids.show(Prefix.JOB, parsed.id)
-    answer = Stored(
-        202,
-        {
-            "Location": f"/v1/jobs/{job_id}",
-            "Retry-After": str(POLL_AFTER_SECONDS),
-            "Preference-Applied": "respond-async",
-            "X-Lane": "batch",
-        },
-        orjson.dumps(accepted_json(jobs.fresh(draft, route.offer.provider))),
-    )
-    return replace(draft, answer=answer, keyed=_keyed(parsed, answer))
+
+
+def _accepted(job: JobView, preference: str) -> Stored:
+    """What the caller of a new job is told."""
+    headers = {
+        "Location": f"/v1/jobs/{ids.show(Prefix.JOB, job.id)}",
+        "Retry-After": str(POLL_AFTER_SECONDS),
+        "Preference-Applied": preference,
+        "X-Lane": job.lane,
+    }
+    return Stored(202, headers, orjson.dumps(accepted_json(job)))
 
 
 def _run_now(
-    parts: State, parsed: Parsed, more_headers: Mapping[str, str] = MappingProxyType({})
+    parts: State, parsed: Parsed, headers: Mapping[str, str] = answers.NO_HEADERS
 ) -> Response:
+    call = _call(parts, parsed)
+    if parsed.body.get("stream"):
+        return streams.answer(parts, call, headers, parsed.surface)
+    return answers.answer(parts, call, headers, parsed.surface)
+
+
+def _call(parts: State, parsed: Parsed) -> Call:
     identity = caller()
-    call = Call(
+    return Call(
         id=parsed.id,
         account_id=identity.account_id,
         key_id=identity.key_id,
         endpoint=parsed.endpoint,
         route=parsed.route,
+        fallbacks=parsed.fallbacks,
         body=parsed.body,
-        estimated_nanos=_ceiling(parts, parsed, "standard"),
+        estimated_nanos=_held(parts, parsed, "standard"),
         markup_bps=parts.house.markup_bps,
         expires_at=parsed.now + timedelta(seconds=HOLD_SECONDS),
         keyed=_keyed(parsed, None),
+        source=parsed.source,
     )
-
-    def present(outcome: Outcome) -> Stored:
-        headers = {"X-Lane": "standard", **more_headers}
-        if outcome.charged_nanos is not None:
-            headers["X-Cost-Usd"] = format_usd(outcome.charged_nanos)
-        return Stored(200, headers, orjson.dumps(outcome.body))
-
-    given = realtime.run(parts.writer, call, present, gevent.sleep)
-    return _from_stored(given.answer, replayed=given.replayed)
-
-
-def _from_stored(stored: Stored, *, replayed: bool) -> Response:
-    response = Response(stored.body, stored.http_status, mimetype="application/json")
-    response.headers.extend(dict(stored.headers))
-    if replayed:
-        response.headers["Idempotent-Replayed"] = "true"
-    return response

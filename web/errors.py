@@ -2,24 +2,30 @@
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import Any
 
 import orjson
-from flask import Flask, Response
+from flask import Flask, Response, request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # has no types
 from werkzeug.exceptions import HTTPException
 
+from gateway.billing.spending import seconds_left
+from gateway.calls.attempts import is_timeout
 from gateway.calls.errors import (
     AsyncImpossible,
     CallError,
+    CostAboveMaximum,
     InsufficientFunds,
     InvalidField,
     KeyInFlight,
     KeyReused,
+    SpendLimitReached,
     UnknownCursor,
     UnknownModel,
 )
-from gateway.calls.realtime import is_timeout
+from gateway.calls.streaming import Unheard
 from gateway.providers.dialect import ProviderError, Rejected, Unauthorized, Unavailable
 from web.threads import DatabaseAway, is_away
 
@@ -46,10 +52,14 @@ CALL_STATUSES: Mapping[type[CallError], int] = {
     UnknownModel: 404,
     UnknownCursor: 404,
     InsufficientFunds: 402,
+    SpendLimitReached: 429,
     AsyncImpossible: 422,
+    CostAboveMaximum: 422,
     KeyInFlight: 409,
     KeyReused: 422,
 }
+FLAT_STATUSES: Mapping[type[Exception], int] = {SpendLimitReached: 402}
+"""Where the routes that tell their errors flat have another status."""
 
 
 class ApiError(Exception):
@@ -61,12 +71,14 @@ class ApiError(Exception):
         message: str,
         *,
         param: str | None = None,
+        error_type: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.param = param
+        self.error_type = error_type
         self.headers = dict(headers or {})
 
 
@@ -109,7 +121,6 @@ def provider_failure(error: ProviderError) -> Response:
     if isinstance(error, Rejected):
         return error_response(400, error.message, param=error.param)
     if isinstance(error, Unauthorized):
-        log.error("provider.unauthorized", extra={"http_status": error.status, "alert": True})
         return error_response(502, "The provider did not accept the gateway's credentials.")
     if is_timeout(error):
         return error_response(504, error.message)
@@ -119,39 +130,82 @@ def provider_failure(error: ProviderError) -> Response:
     return error_response(502, error.message, headers=headers)
 
 
-def register(app: Flask) -> None:
-    """Makes the app answer every exception by the table."""
+def failure(error: Exception, *, flat: bool = False) -> Response:
+    """What a failure is to the caller, by the table; tells nothing of a mistake of our own."""
+    response = _by_the_table(error)
+    return flattened(response, FLAT_STATUSES.get(type(error))) if flat else response
 
-    @app.errorhandler(ApiError)
-    def on_api_error(error: ApiError) -> Response:
-        return error_response(error.status, error.message, param=error.param, headers=error.headers)
 
-    @app.errorhandler(CallError)
-    def on_call_error(error: CallError) -> Response:
-        in_flight = isinstance(error, KeyInFlight)
-        headers = {"Retry-After": str(RETRY_SECONDS)} if in_flight else {}
+def is_flat(path: str) -> bool:
+    """Whether the routes of a path tell their errors flat."""
+    return f"{path}/".startswith("/ai/")
+
+
+def flat_error(error: Mapping[str, Any]) -> dict[str, str]:
+    """The content of an error object, flat: `{"error": "NOT_FOUND", "message": "…"}`."""
+    return {"error": error["type"].upper(), "message": error["message"]}
+
+
+def flattened(response: Response, status: int | None = None) -> Response:
+    """An error told flat, at its own status if none is given."""
+    error = orjson.loads(response.get_data())["error"]
+    if status is not None:
+        response.status_code, error["type"] = status, TYPES[status]
+    response.set_data(orjson.dumps(flat_error(error)))
+    return response
+
+
+def _by_the_table(error: Exception) -> Response:
+    if isinstance(error, ApiError):
+        return error_response(
+            error.status,
+            error.message,
+            param=error.param,
+            error_type=error.error_type,
+            headers=error.headers,
+        )
+    if isinstance(error, CallError):
         status = CALL_STATUSES[type(error)]
-        return error_response(status, error.message, param=error.param, headers=headers)
-
-    @app.errorhandler(ProviderError)
-    def on_provider_error(error: ProviderError) -> Response:
+        return error_response(
+            status, error.message, param=error.param, headers=_retry_headers(error)
+        )
+    if isinstance(error, ProviderError):
         return provider_failure(error)
-
-    @app.errorhandler(DatabaseAway)
-    def on_database_away(_: DatabaseAway) -> Response:
+    if isinstance(error, Unheard):
+        return error_response(504, "The answer was not read to its end in time.")
+    if isinstance(error, DatabaseAway) or is_away(error):
         return unavailable()
-
-    @app.errorhandler(ParseException)
-    def on_broken_body(_: Exception) -> Response:
-        return error_response(400, "The request body could not be read.")
-
-    @app.errorhandler(Stopping)
-    def on_stopping(_: Stopping) -> Response:
+    if isinstance(error, Stopping):
         return error_response(
             503,
             "The service is being restarted. Please try again.",
             headers={"Retry-After": str(RETRY_SECONDS)},
         )
+    return error_response(500, "An unexpected error occurred on our side. Please retry.")
+
+
+def log_mistake(error: Exception) -> None:
+    """Logs an error that the table has no row for."""
+    if failure(error).status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("request.failed", exc_info=error)
+
+
+def _retry_headers(error: CallError) -> dict[str, str]:
+    """When the call may be repeated. A spend limit is nothing that an SDK should wait for."""
+    if isinstance(error, KeyInFlight):
+        return {"Retry-After": str(RETRY_SECONDS)}
+    if isinstance(error, SpendLimitReached):
+        seconds = seconds_left(error.period, datetime.now(UTC))
+        return {"Retry-After": str(seconds), "x-should-retry": "false"}
+    return {}
+
+
+def register(app: Flask) -> None:
+    """Makes the app answer every exception by the table."""
+
+    @app.errorhandler(ParseException)
+    def on_broken_body(_: Exception) -> Response:
+        return _as_asked(error_response(400, "The request body could not be read."))
 
     @app.errorhandler(HTTPException)
     def on_http_exception(error: HTTPException) -> Response:
@@ -166,11 +220,13 @@ def register(app: Flask) -> None:
         allowed = getattr(error, "valid_methods", None)
         if allowed:
             headers["Allow"] = ", ".join(sorted(allowed))
-        return error_response(status, message, headers=headers)
+        return _as_asked(error_response(status, message, headers=headers))
 
     @app.errorhandler(Exception)
     def on_exception(error: Exception) -> Response:
-        if is_away(error):
-            return unavailable()
-        log.error("request.failed", exc_info=error)
-        return error_response(500, "An unexpected error occurred on our side. Please retry.")
+        log_mistake(error)
+        return failure(error, flat=is_flat(request.path))
+
+
+def _as_asked(response: Response) -> Response:
+    return flattened(response) if is_flat(request.path) else response

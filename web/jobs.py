@@ -2,21 +2,28 @@
 
 import re
 import time
+from typing import Annotated, Literal
 from uuid import UUID
 
 import orjson
 from flask import Blueprint, Response, request
+from pydantic import Field
 
 from gateway.billing.prices import format_usd
 from gateway.calls import jobs
+from gateway.calls.idempotency import Stored
 from gateway.calls.jobs import Deletion, JobFilter, JobView
 from gateway.lanes import cancellation, endings
-from gateway.lanes.cancellation import Cancellation, Cancelled
+from gateway.lanes.cancellation import Cancellation
 from models import ids
 from models.ids import Prefix
 from models.states import JobStatus
+from web.answers import stored_response
 from web.auth import caller
-from web.errors import ApiError, error_response
+from web.documented import Answer, Parameter, documented
+from web.errors import ApiError
+from web.objects import Accepted, DeletedJob, Job, JobPage, Result, Storable
+from web.parameters import AFTER_JOB, LIMIT, number, page_after, page_limit
 from web.serialisers import accepted_json, job_json, list_json
 from web.state import State, state
 from web.threads import in_background
@@ -26,51 +33,101 @@ blueprint = Blueprint("jobs", __name__)
 
 LONGEST_WAIT_SECONDS = 25
 POLL_AFTER_SECONDS = 30
-PAGE_DEFAULT, PAGE_MOST = 20, 100
 IDS_MOST = 100
-LANE = "batch"
 DO_NOT_RETRY = {"x-should-retry": "false"}
+
+INCLUDE = Parameter(
+    "include",
+    list[Literal["result"]],
+    "`result`: completed jobs are shown with theirs.",
+    style={"style": "form", "explode": True},
+)
+RESULT = {
+    200: Answer("Exactly what the provider answered.", Result, headers=("X-Lane", "X-Cost-Usd")),
+    202: Answer("The job has not ended.", Accepted, headers=("Retry-After", "X-Lane")),
+}
+RESULT_ERRORS = (404, 409, 502, 504)
+"""Of the service, and the job's own if it ended otherwise."""
 
 
 @blueprint.get("/v1/jobs/<job_id>")
+@documented(
+    "Jobs",
+    {200: Answer("The job, whatever became of it.", Job)},
+    parameters=(
+        Parameter(
+            "wait",
+            Annotated[int, Field(ge=0, le=999_999_999)],
+            "Answer as soon as the job has ended, or after so many seconds (25 at most).",
+        ),
+    ),
+)
 def get_job(job_id: str) -> Response:
     """The job; with `?wait=N` as soon as it is final, or after N seconds (at most 25)."""
-    wait = min(_number("wait", 0, least=0), LONGEST_WAIT_SECONDS)
-    job = _job(Prefix.JOB, job_id)
+    wait = min(number("wait", 0, least=0), LONGEST_WAIT_SECONDS)
+    job = find_job(Prefix.JOB, job_id)
     if wait and not job.is_final:
         job = _wait(state(), job, wait)
     return _json(job_json(job))
 
 
 @blueprint.get("/v1/jobs/<job_id>/result")
+@documented("Jobs", RESULT, errors=(400, *RESULT_ERRORS))
 def get_result(job_id: str) -> Response:
     """Exactly the completion; 202 until there is one."""
-    return _result(_job(Prefix.JOB, job_id))
+    return stored_response(result(find_job(Prefix.JOB, job_id)))
 
 
 @blueprint.get("/v1/chat/completions/<completion_id>")
+@documented("Calls", RESULT, errors=(400, *RESULT_ERRORS))
 def get_completion(completion_id: str) -> Response:
     """The stored completion of a job, so that an SDK's `retrieve` polls."""
-    return _result(_job(Prefix.COMPLETION, completion_id))
+    return stored_response(result(find_job(Prefix.COMPLETION, completion_id)))
 
 
 @blueprint.get("/v1/jobs")
+@documented(
+    "Jobs",
+    {200: Answer("A page.", JobPage)},
+    errors=(404,),
+    parameters=(
+        Parameter("status", JobStatus, "Only jobs of this status."),
+        Parameter("model", Storable, "Only jobs of this model, by the name that it was asked by."),
+        Parameter(
+            "metadata",
+            dict[Storable, Storable],
+            "Only jobs with these pairs: `metadata[key]=value`.",
+            style={"style": "deepObject", "explode": True},
+        ),
+        AFTER_JOB,
+        LIMIT,
+        Parameter("order", Literal["asc", "desc"], "By age; `desc`, newest first, unless said."),
+        Parameter(
+            "ids",
+            Annotated[list[str], Field(max_length=IDS_MOST)],
+            "Just these jobs, separated by commas; what is unknown is left out.",
+            style={"style": "form", "explode": False},
+        ),
+        INCLUDE,
+    ),
+)
 def list_jobs() -> Response:
     """The caller's jobs, a page at a time; `ids=a,b,c` for named ones."""
     named = request.args.get("ids")
-    if named is not None:
-        return _named(named.split(","))
-    limit = _number("limit", PAGE_DEFAULT, least=1, most=PAGE_MOST)
+    limit, after = page_limit(), page_after(Prefix.JOB, "job")
+    wanted = JobFilter(_status(), _text("model"), _metadata())
     order = request.args.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise ApiError(400, "'order' must be asc or desc.", param="order")
+    if named is not None:
+        return _named(named.split(","))
     page = state().readers.run(
         jobs.page,
         caller().account_id,
         # One more than asked for tells whether there is a next page.
         limit=limit + 1,
-        wanted=JobFilter(_status(), _text("model"), _metadata()),
-        after=_after(),
+        wanted=wanted,
+        after=after,
         ascending=order == "asc",
         with_result=_includes_result(),
     )
@@ -79,25 +136,27 @@ def list_jobs() -> Response:
 
 
 @blueprint.post("/v1/jobs/<job_id>/cancel")
+@documented("Jobs", {200: Answer("The job now.", Job)}, errors=(409,))
 def cancel_job(job_id: str) -> Response:
     """Cancels at once what has not been cut yet; asks for the rest."""
     parts, job_uuid = state(), ids.parse(Prefix.JOB, job_id)
     if job_uuid is None:
         raise _not_found()
-    cancelled: Cancelled = parts.readers.run(cancellation.cancel, caller().account_id, job_uuid)
-    if cancelled.outcome is Cancellation.NOT_FOUND:
+    outcome: Cancellation = parts.readers.run(cancellation.cancel, caller().account_id, job_uuid)
+    if outcome is Cancellation.NOT_FOUND:
         raise _not_found()
-    if cancelled.outcome is Cancellation.TOO_LATE:
+    if outcome is Cancellation.TOO_LATE:
         raise ApiError(409, "The job has ended already.", headers=DO_NOT_RETRY)
-    if cancelled.outcome is Cancellation.DONE:
+    if outcome is Cancellation.DONE:
         in_background(parts.readers.run, endings.notify)
         in_background(parts.bell.ring, Actor.DELIVER_WEBHOOKS)
-    if cancelled.abandoned_batch is not None:
-        in_background(parts.bell.ring, Actor.CANCEL_BATCH, str(cancelled.abandoned_batch))
-    return _json(job_json(_job(Prefix.JOB, job_id)))
+    if outcome is Cancellation.ASKED:
+        in_background(parts.bell.ring, Actor.CANCEL_BATCHES)
+    return _json(job_json(find_job(Prefix.JOB, job_id)))
 
 
 @blueprint.delete("/v1/jobs/<job_id>")
+@documented("Jobs", {200: Answer("They are gone.", DeletedJob)}, errors=(409,))
 def delete_job(job_id: str) -> Response:
     """Removes the texts of a job that has ended; the job and its bill stay."""
     job_uuid = ids.parse(Prefix.JOB, job_id)
@@ -111,7 +170,8 @@ def delete_job(job_id: str) -> Response:
     return _json({"id": job_id, "object": "job", "deleted": True})
 
 
-def _job(prefix: Prefix, outside_id: str) -> JobView:
+def find_job(prefix: Prefix, outside_id: str) -> JobView:
+    """The caller's job of that id; raises the 404."""
     job_id = ids.parse(prefix, outside_id)
     if job_id is None:
         raise _not_found()
@@ -128,32 +188,29 @@ def _read(parts: State, job_id: UUID) -> JobView:
 def _wait(parts: State, job: JobView, seconds: int) -> JobView:
     until = time.monotonic() + seconds
     while not job.is_final and (left := until - time.monotonic()) > 0:
+        if parts.waiters.dismissed:
+            break
         parts.waiters.wait(job.id, left)
         job = _read(parts, job.id)
     return job
 
 
-def _result(job: JobView) -> Response:
+def result(job: JobView) -> Stored:
+    """Exactly the completion, or 202 and what was answered first; raises how else it ended."""
     if not job.is_final:
-        response = _json(accepted_json(job), 202)
-        response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
-        response.headers["X-Lane"] = LANE
-        return response
+        headers = {"Retry-After": str(POLL_AFTER_SECONDS), "X-Lane": job.lane}
+        return Stored(202, headers, orjson.dumps(accepted_json(job)))
     if job.result is None or job.http_status is None:
-        return error_response(404, "The job's texts have been deleted.", headers=DO_NOT_RETRY)
-    if job.status is JobStatus.COMPLETED:
-        response = Response(job.result, 200, mimetype="application/json")
-        response.headers["X-Lane"] = LANE
-        if job.charged_nanos is not None:
-            response.headers["X-Cost-Usd"] = format_usd(job.charged_nanos)
-        return response
-    error = orjson.loads(job.result)
-    return error_response(
-        job.http_status,
-        error["message"],
-        error_type=error["type"],
-        headers=DO_NOT_RETRY,
-    )
+        raise ApiError(404, "The job's texts have been deleted.", headers=DO_NOT_RETRY)
+    if job.status is not JobStatus.COMPLETED:
+        error = orjson.loads(job.result)
+        raise ApiError(
+            job.http_status, error["message"], error_type=error["type"], headers=DO_NOT_RETRY
+        )
+    headers = {"X-Lane": job.lane}
+    if job.charged_nanos is not None:
+        headers["X-Cost-Usd"] = format_usd(job.charged_nanos)
+    return Stored(200, headers, job.result)
 
 
 def _named(names: list[str]) -> Response:
@@ -164,15 +221,6 @@ def _named(names: list[str]) -> Response:
         jobs.get, caller().account_id, known, with_result=_includes_result()
     )
     return _json(list_json([job_json(job) for job in found], has_more=False))
-
-
-def _number(name: str, default: int, *, least: int, most: int = 10**9) -> int:
-    text = request.args.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch("[0-9]{1,9}", text) or not least <= int(text) <= most:
-        raise ApiError(400, f"'{name}' must be a whole number from {least} to {most}.", param=name)
-    return int(text)
 
 
 def _text(name: str) -> str | None:
@@ -193,8 +241,9 @@ def _metadata() -> dict[str, str]:
     """The pairs that `metadata[key]=value` asks for."""
     wanted: dict[str, str] = {}
     for name in request.args:
-        key = re.fullmatch(r"metadata\[(.+)\]", name, re.DOTALL)
-        if key:
+        key = re.fullmatch(r"metadata\[(.*)\]", name, re.DOTALL)
+        # More brackets are how some write a list or an object, which no value is.
+        if key and "][" not in key[1]:
             wanted[key[1]] = _text(name) or ""
             if "\x00" in name:
                 raise ApiError(400, "A key of 'metadata' must not hold a NUL.", param="metadata")
@@ -212,16 +261,6 @@ def _status() -> JobStatus | None:
     except ValueError:
         known = ", ".join(JobStatus)
         raise ApiError(400, f"'status' must be one of {known}.", param="status") from None
-
-
-def _after() -> UUID | None:
-    text = request.args.get("after")
-    if text is None:
-        return None
-    after = ids.parse(Prefix.JOB, text)
-    if after is None:
-        raise ApiError(400, "'after' must be the id of a job.", param="after")
-    return after
 
 
 def _not_found() -> ApiError:

@@ -3,14 +3,19 @@
 import orjson
 from flask import Blueprint, Response
 
+from web.documented import Answer, documented
 from web.errors import ApiError
+from web.objects import Model, ModelList
 from web.serialisers import model_json
 from web.state import state
 
 blueprint = Blueprint("models", __name__)
 
+TO_MODEL = {"get_model": ("name", "$response.body#/data/0/id")}
+
 
 @blueprint.get("/v1/models")
+@documented("Models", {200: Answer("All of them.", ModelList, links=TO_MODEL)})
 def list_models() -> Response:
     """Every model that a configured provider serves."""
     house = state().house
@@ -20,6 +25,7 @@ def list_models() -> Response:
 
 
 @blueprint.get("/v1/models/<path:name>")
+@documented("Models", {200: Answer("The model.", Model)})
 def get_model(name: str) -> Response:
     """One model, by any of its names; it answers under its own."""
     house = state().house

@@ -1,10 +1,11 @@
 """What a request body must look like. Fields that are not named here pass through untouched."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from flask import Request
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -12,10 +13,13 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
+from gateway.net.guard import URL_MAX_BYTES
+from gateway.webhooks.events import EventType
 from web.errors import ApiError
 
 MAX_BODY_BYTES = 8_000_000
@@ -46,6 +50,14 @@ class Message(BaseModel):
 Penalty = Annotated[float, Field(ge=-2, le=2, strict=True)]
 
 
+class StreamOptions(BaseModel):
+    """What a stream tells besides its pieces."""
+
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: StrictBool | None = None
+
+
 class ChatRequest(BaseModel):
     """`POST /v1/chat/completions`: OpenAI's fields whose values we check."""
 
@@ -54,6 +66,7 @@ class ChatRequest(BaseModel):
     model: Annotated[StrictStr, Field(min_length=1, max_length=200)]
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
@@ -90,6 +103,64 @@ class EmbeddingRequest(BaseModel):
     user: StrictStr | None = None
 
 
+EndpointName = Annotated[StrictStr, Field(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
+EndpointUrl = Annotated[StrictStr, Field(max_length=URL_MAX_BYTES)]
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=100, fail_fast=True)]
+
+
+class WebhookEndpointRequest(BaseModel):
+    """`POST /v1/webhook_endpoints`: OpenAI's fields, and whether results are sent along."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: EndpointName
+    url: EndpointUrl
+    event_types: EventTypes
+    include_result: StrictBool = False
+
+
+class WebhookEndpointChanges(BaseModel):
+    """`POST /v1/webhook_endpoints/{id}`: what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: EndpointName = Field(default_factory=str)
+    url: EndpointUrl = Field(default_factory=str)
+    event_types: EventTypes = Field(default_factory=list)
+    include_result: StrictBool = Field(default_factory=bool)
+    enabled: StrictBool = Field(default_factory=bool)
+
+
+class WebhookSecretRotation(BaseModel):
+    """`POST /v1/webhook_endpoints/{id}/rotate_secret`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep_old_secret_active_for_24_hours: StrictBool = False
+
+
+class WebhookTest(BaseModel):
+    """`POST /v1/webhook_endpoints/{id}/test`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event_type: EventType
+
+
+class WebhookRecovery(BaseModel):
+    """`POST /v1/webhook_endpoints/{id}/recover`: an RFC 3339 time, or Unix seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Annotated[
+        AwareDatetime,
+        WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}),
+    ]
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
 def read_body(request: Request) -> dict[str, Any]:
     """The request's JSON object; raises the 400, 413, and 415 for a compressed body."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -113,10 +184,10 @@ def read_body(request: Request) -> dict[str, Any]:
     return body
 
 
-def check(schema: type[BaseModel], body: dict[str, Any]) -> None:
-    """Raises a 400 that names the first field that is wrong."""
+def check(schema: type[Schema], body: dict[str, Any]) -> Schema:
+    """The body by its schema; raises a 400 that names the first field that is wrong."""
     try:
-        schema.model_validate(body)
+        return schema.model_validate(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
         raise _refusal(body, faults) from None

@@ -6,12 +6,15 @@ from typing import Any
 import orjson
 
 from gateway.billing.prices import format_usd
+from gateway.calls.history import Change, History
 from gateway.calls.jobs import JobView
 from gateway.catalogue.catalogue import Model
 from gateway.providers.dialect import Endpoint
+from gateway.webhooks.endpoints import EndpointView
+from gateway.webhooks.redelivery import AttemptView, DeliveryView
 from models import ids
 from models.ids import Prefix
-from models.states import HoldState, JobStatus
+from models.states import DeliveryStatus, HoldState, JobStatus
 
 TOKENS_PER_PRICE = 1000
 PICO_PER_NANO = 1000
@@ -36,7 +39,7 @@ def job_json(job: JobView) -> dict[str, Any]:
         "id": ids.show(Prefix.JOB, job.id),
         "object": "job",
         "status": job.status.value,
-        "lane": "batch",
+        "lane": job.lane,
         "endpoint": job.endpoint,
         "model": job.model,
         "completion_id": ids.show(Prefix.COMPLETION, job.id),
@@ -50,10 +53,29 @@ def job_json(job: JobView) -> dict[str, Any]:
         if job.batch_id is None
         else {"id": ids.show(Prefix.PROVIDER_BATCH, job.batch_id), "provider": job.provider},
         "cost": cost_json(job),
-        "escalated": False,
+        "escalated": job.is_escalated,
+        "escalation": {"at": unix(job.standard_at), "reason": job.standard_reason}
+        if job.is_escalated
+        else None,
         "attempts": job.attempts,
         "result": outcome if completed else None,
         "error": None if completed else outcome,
+    }
+
+
+def job_event_json(job: History, change: Change) -> dict[str, Any]:
+    """One change of a job, shaped as webhooks tell theirs."""
+    return {
+        "object": "event",
+        "type": f"job.{change.name}",
+        "created_at": unix(change.at),
+        "data": {
+            "id": ids.show(Prefix.JOB, job.job_id),
+            "completion_id": ids.show(Prefix.COMPLETION, job.job_id),
+            "status": change.status.value,
+            "custom_id": job.custom_id,
+            "metadata": job.metadata,
+        },
     }
 
 
@@ -116,6 +138,57 @@ def list_json(objects: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any
         "first_id": objects[0]["id"] if objects else None,
         "last_id": objects[-1]["id"] if objects else None,
         "has_more": has_more,
+    }
+
+
+def endpoint_json(endpoint: EndpointView) -> dict[str, Any]:
+    """OpenAI's webhook endpoint, and what became of it."""
+    return {
+        "id": ids.show(Prefix.WEBHOOK_ENDPOINT, endpoint.id),
+        "object": "webhook_endpoint",
+        "name": endpoint.name,
+        "url": endpoint.url,
+        "event_types": list(endpoint.event_types),
+        "include_result": endpoint.include_result,
+        "enabled": endpoint.disabled_at is None,
+        "disabled_at": unix(endpoint.disabled_at),
+        "disabled_reason": endpoint.disabled_reason,
+        "failing_since": unix(endpoint.failing_since),
+        "signing_secret_hint": endpoint.secret_hint,
+        "created_at": unix(endpoint.created_at),
+        "updated_at": unix(endpoint.updated_at),
+    }
+
+
+def delivery_json(delivery: DeliveryView) -> dict[str, Any]:
+    """One event's way to one URL, with the last of its attempts."""
+    pending = delivery.status is DeliveryStatus.PENDING
+    endpoint_id = delivery.endpoint_id
+    return {
+        "id": ids.show(Prefix.DELIVERY, delivery.id),
+        "object": "webhook_delivery",
+        "webhook_endpoint_id": None
+        if endpoint_id is None
+        else ids.show(Prefix.WEBHOOK_ENDPOINT, endpoint_id),
+        "event_id": ids.show(Prefix.EVENT, delivery.event_id),
+        "event_type": delivery.event_type,
+        "url": delivery.url,
+        "status": delivery.status,
+        "next_attempt_at": unix(delivery.due_at) if pending else None,
+        "created_at": unix(delivery.created_at),
+        "finished_at": unix(delivery.finished_at),
+        "attempts": [_attempt_json(each) for each in delivery.attempts],
+    }
+
+
+def _attempt_json(attempt: AttemptView) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "started_at": unix(attempt.started_at),
+        "finished_at": unix(attempt.finished_at),
+        "status_code": attempt.http_status,
+        "error": attempt.error,
+        "response_excerpt": attempt.excerpt,
     }
 
 

@@ -1,19 +1,19 @@
 """The writer: one native thread that commits together what arrived together.
 
-While one transaction commits, whatever comes in waits and shares the next of its kind. Greenlets
-only ever touch the queues from the event loop's own thread, so the queues need no lock.
+While one transaction commits, whatever comes in waits and shares the next of its kind; what nobody
+waits for is kept a moment longer, for more to share its transaction with. Greenlets only ever
+touch the queues from the event loop's own thread, so the queues need no lock.
 """
 
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gevent
-from gevent import Greenlet
-from gevent.event import AsyncResult
+from gevent.event import AsyncResult, Event
 from gevent.pool import Group
 from gevent.threadpool import ThreadPool
 from sqlalchemy import Engine
@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 
 GROUP_SIZE = 256
 RETRY_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-ABANDON_SECONDS = 60.0
-"""How long a release is tried; a sweep releases what has expired."""
+PATIENCE_SECONDS = {Kind.SETTLE: HOLD_SECONDS, Kind.ABANDON: 60.0}
+"""How long the database is tried; a sweep releases the holds that have expired."""
+LINGER_SECONDS = 0.1
+"""How long what nobody waits for is kept for others to share its transaction."""
 ANSWER_SECONDS = 2.0
 """How long a keyed call's answer waits for what is to be written with it."""
 
@@ -45,13 +47,21 @@ class Item:
 
 
 class Writer:
-    """Commits calls and jobs; the `Books` of synchronous calls."""
+    """Commits calls and jobs; the `Books` of synchronous calls.
 
-    def __init__(self, engine: Engine) -> None:
+    `told_group` hears the kind and the size of each transaction.
+    """
+
+    def __init__(
+        self, engine: Engine, told_group: Callable[[str, int], None] = lambda _kind, _size: None
+    ) -> None:
+        self._told_group = told_group
         self._writes = Writes(engine)
         self._thread = ThreadPool(1)
         self._waiting: dict[Kind, list[Item]] = {kind: [] for kind in Kind}
         self._draining = False
+        self._lingering: dict[Kind, list[Payload]] = {kind: [] for kind in PATIENCE_SECONDS}
+        self._hurry = Event()
         self._background = Group()
 
     def accept(self, submission: Submission) -> Stored:
@@ -68,10 +78,10 @@ class Writer:
         """Holds a synchronous call's ceiling; see `realtime.Books`. Raises DatabaseAway too."""
         try:
             told: Stored | CallError | None = self._written(Kind.BEGIN, call)
-        except DatabaseAway:
-            # The commit may have gone through unheard, and the key would stay in flight.
-            if call.keyed is not None:
-                self._later(Kind.ABANDON, call, ABANDON_SECONDS)
+        except BaseException as error:
+            # The commit may go through unheard: the key would stay in flight, and the hold open.
+            if call.keyed is not None or not isinstance(error, DatabaseAway):
+                self._later(Kind.ABANDON, call, is_awaited=False)
             raise
         if isinstance(told, CallError):
             raise told
@@ -79,9 +89,7 @@ class Writer:
 
     def abandon(self, call: Call) -> None:
         """Releases a call's hold and key; who repeats a keyed call finds its key free."""
-        writing = self._later(Kind.ABANDON, call, ABANDON_SECONDS)
-        if call.keyed is not None:
-            writing.join(ANSWER_SECONDS)
+        self._later(Kind.ABANDON, call, is_awaited=call.keyed is not None)
 
     def settle(self, call: Call, charge: Charge, answer: Stored) -> None:
         """Charges a call, tried until the database takes it; a keyed one's answer with it.
@@ -89,40 +97,70 @@ class Writer:
         Both are one transaction: were the charge written and the answer not, the key would stay
         in flight for ever.
         """
-        writing = self._later(Kind.SETTLE, Settled(call, charge, answer), HOLD_SECONDS)
-        if call.keyed is not None:
-            writing.join(ANSWER_SECONDS)
+        settled = Settled(call, charge, answer)
+        self._later(Kind.SETTLE, settled, is_awaited=call.keyed is not None)
 
     def drain(self, timeout_seconds: float) -> bool:
         """Waits for what is written in the background; whether all of it is."""
-        return bool(self._background.join(timeout_seconds))
+        self._hurry.set()
+        try:
+            return bool(self._background.join(timeout_seconds))
+        finally:
+            self._hurry.clear()
 
     def _written(self, kind: Kind, payload: Payload) -> Any:
+        return self._put(kind, payload).get()
+
+    def _put(self, kind: Kind, payload: Payload) -> "AsyncResult[Any]":
+        """Queues it; its outcome to be is what `Writes.commit` says or raises, or DatabaseAway."""
         item = Item(payload, AsyncResult())
         self._waiting[kind].append(item)
         if not self._draining:
             self._draining = True
             in_background(self._drain)
-        return item.outcome.get()
+        return item.outcome
 
-    def _later(
-        self, kind: Kind, payload: Payload, patience_seconds: float
-    ) -> "Greenlet[..., object]":
-        greenlet = in_background(self._until_written, kind, payload, patience_seconds)
-        self._background.add(greenlet)
-        return greenlet
+    def _later(self, kind: Kind, payload: Payload, *, is_awaited: bool) -> None:
+        """Writes in the background, after a while in which others may join unless it is awaited."""
+        if is_awaited:
+            writing = in_background(self._until_written, kind, [payload])
+            self._background.add(writing)
+            writing.join(ANSWER_SECONDS)
+            return
+        self._lingering[kind].append(payload)
+        if len(self._lingering[kind]) == 1:
+            self._background.add(in_background(self._linger, kind))
 
-    def _until_written(self, kind: Kind, payload: Payload, patience_seconds: float) -> None:
-        end = time.monotonic() + patience_seconds
+    def _linger(self, kind: Kind) -> None:
+        self._hurry.wait(LINGER_SECONDS)
+        payloads, self._lingering[kind] = self._lingering[kind], []
+        self._until_written(kind, payloads)
+
+    def _until_written(self, kind: Kind, payloads: Sequence[Payload]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS[kind]
         for seconds in itertools.chain(RETRY_SECONDS, itertools.repeat(RETRY_SECONDS[-1])):
-            try:
-                self._written(kind, payload)
+            payloads = self._still_away(kind, payloads)
+            if not payloads:
                 return
+            if time.monotonic() + seconds > end:
+                break
+            gevent.sleep(seconds)
+        gave_up = {"kind": kind.value, "calls": len(payloads), "alert": True}
+        log.error("writer.gave_up", extra=gave_up)
+
+    def _still_away(self, kind: Kind, payloads: Sequence[Payload]) -> list[Payload]:
+        """Tries to write; those for which the database was away."""
+        away = []
+        outcomes = [self._put(kind, payload) for payload in payloads]
+        for payload, outcome in zip(payloads, outcomes, strict=True):
+            try:
+                outcome.get()
             except DatabaseAway:
-                if time.monotonic() + seconds > end:
-                    break
-                gevent.sleep(seconds)
-        log.error("writer.gave_up", extra={"kind": kind.value, "alert": True})
+                away.append(payload)
+            except Exception as error:
+                fields = {"kind": kind.value, "alert": True}
+                log.error("writer.refused", exc_info=error, extra=fields)
+        return away
 
     def _drain(self) -> None:
         try:
@@ -130,6 +168,7 @@ class Writer:
                 for kind, waiting in self._waiting.items():
                     group, self._waiting[kind] = waiting[:GROUP_SIZE], waiting[GROUP_SIZE:]
                     if group:
+                        self._told_group(kind.value, len(group))
                         self._deliver(group, self._commit(kind, [item.payload for item in group]))
         finally:
             self._draining = False

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 from gateway.billing import ledger
 from gateway.billing.ledger import Charge, HoldRequest
 from gateway.billing.pricing import PriceBook
-from gateway.calls import idempotency
-from gateway.calls.errors import CallError, InsufficientFunds
+from gateway.calls import errors, idempotency
+from gateway.calls.errors import CallError
 from gateway.calls.idempotency import Stored
 from gateway.calls.intake import Intake, Submission
 from gateway.calls.realtime import Call
@@ -73,21 +73,21 @@ class Writes:
             self._intake.committed()
         if kind is Kind.SETTLE:
             for settled in payloads:
-                self._prices.remember(settled.call.route.offer.prices)
+                self._prices.remember(settled.call.prices(settled.charge.price_id))
         return outcomes
 
     def _begin(self, session: Session, calls: Sequence[Call]) -> list[Stored | CallError | None]:
         keyed = [call.keyed for call in calls if call.keyed is not None]
         told = dict(idempotency.claim(session, keyed))
         fresh = [call for call in calls if call.id not in told]
-        granted = ledger.hold(session, [_hold_request(call) for call in fresh])
-        refused = [call for call in fresh if call.id not in granted]
+        not_held = ledger.hold(session, [_hold_request(call) for call in fresh])
+        refused = [call for call in fresh if call.id in not_held]
         idempotency.forget(session, [call.keyed for call in refused if call.keyed is not None])
-        told.update({call.id: InsufficientFunds() for call in refused})
+        told.update({call_id: errors.not_held(why) for call_id, why in not_held.items()})
         return [told.get(call.id) for call in calls]
 
     def _settle(self, session: Session, group: Sequence[Settled]) -> list[None]:
-        snapshots = {each.charge.price_id: each.call.route.offer.prices for each in group}
+        snapshots = {each.charge.price_id: each.call.prices(each.charge.price_id) for each in group}
         for snapshot in snapshots.values():
             self._prices.store(session, snapshot)
         ledger.settle(session, [each.charge for each in group])

@@ -4,18 +4,21 @@ from uuid import UUID
 
 import dramatiq
 
+from gateway.analytics import partitions
 from gateway.calls import retention
 from gateway.lanes import (
     cancellation,
     deadlines,
     doubt,
     due,
+    escalation,
     grouping,
     ingestion,
     orphans,
     polling,
     submission,
 )
+from gateway.webhooks.retention import forget_old_events
 from models.session import transaction
 from workers.bell import BATCHES, CLOCK, WEBHOOKS, Actor
 from workers.toolbox import tools
@@ -67,10 +70,12 @@ def ingest_batch(batch_id: str) -> None:
             box.bell.ring(Actor.DELIVER_WEBHOOKS)
 
 
-@dramatiq.actor(queue_name=BATCHES, max_retries=0, time_limit=MINUTE)
-def cancel_batch(batch_id: str) -> None:
-    """Asks the provider to stop a batch that nobody waits for any more."""
-    cancellation.cancel_batch(tools().works, UUID(batch_id))
+@dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=10 * MINUTE)
+def cancel_batches() -> None:
+    """Asks the providers to stop what nobody waits for any more, or what they should have ended."""
+    works = tools().works
+    cancellation.flag_overdue(works)
+    cancellation.cancel_due(works)
 
 
 @dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=MINUTE)
@@ -102,6 +107,21 @@ def watch_orphans() -> None:
 
 
 @dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=10 * MINUTE)
+def escalate_jobs() -> None:
+    """Sends to the standard lane the jobs whose deadline comes too near for the batch lane."""
+    box = tools()
+    if escalation.escalate_due(box.works):
+        for actor in (Actor.RUN_STANDARD, Actor.CANCEL_BATCHES, Actor.DELIVER_WEBHOOKS):
+            box.bell.ring(actor)
+
+
+@dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=MINUTE)
+def run_standard() -> None:
+    """Starts the standard lane's calls that are due, as many as there is room for."""
+    tools().standard_lane.start_due()
+
+
+@dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=10 * MINUTE)
 def expire_jobs() -> None:
     """Ends the jobs whose deadline has passed."""
     box = tools()
@@ -121,8 +141,16 @@ def apply_retention() -> None:
     box = tools()
     while retention.delete_old_texts(box.engine, box.settings.retention_days):
         pass
+    while forget_old_events(box.engine, box.settings.retention_days):
+        pass
     retention.return_old_suspense(box.engine)
     retention.forget(box.engine)
+
+
+@dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=MINUTE)
+def keep_request_log() -> None:
+    """Makes the request log's coming days, and drops those that are too old."""
+    partitions.keep(tools().engine)
 
 
 @dramatiq.actor(queue_name=WEBHOOKS, max_retries=0, time_limit=10 * MINUTE)

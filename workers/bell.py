@@ -30,14 +30,17 @@ class Actor(StrEnum):
     RESOLVE_DOUBT = "resolve_doubt"
     POLL_BATCHES = "poll_batches"
     INGEST_BATCH = "ingest_batch"
-    CANCEL_BATCH = "cancel_batch"
+    CANCEL_BATCHES = "cancel_batches"
     SWEEP_BATCHES = "sweep_batches"
     SETTLE_ORPHANS = "settle_orphans"
     WATCH_ORPHANS = "watch_orphans"
+    ESCALATE_JOBS = "escalate_jobs"
+    RUN_STANDARD = "run_standard"
     EXPIRE_JOBS = "expire_jobs"
     RELEASE_HOLDS = "release_holds"
     APPLY_RETENTION = "apply_retention"
     DELIVER_WEBHOOKS = "deliver_webhooks"
+    KEEP_REQUEST_LOG = "keep_request_log"
 
 
 BATCHES, CLOCK, WEBHOOKS = "batches", "clock", "webhooks"
@@ -48,23 +51,28 @@ QUEUES: Mapping[Actor, str] = {
     Actor.RESOLVE_DOUBT: BATCHES,
     Actor.POLL_BATCHES: CLOCK,
     Actor.INGEST_BATCH: BATCHES,
-    Actor.CANCEL_BATCH: BATCHES,
+    Actor.CANCEL_BATCHES: CLOCK,
     Actor.SWEEP_BATCHES: CLOCK,
     Actor.SETTLE_ORPHANS: CLOCK,
     Actor.WATCH_ORPHANS: CLOCK,
+    Actor.ESCALATE_JOBS: CLOCK,
+    Actor.RUN_STANDARD: CLOCK,
     Actor.EXPIRE_JOBS: CLOCK,
     Actor.RELEASE_HOLDS: CLOCK,
     Actor.APPLY_RETENTION: CLOCK,
     Actor.DELIVER_WEBHOOKS: WEBHOOKS,
+    Actor.KEEP_REQUEST_LOG: CLOCK,
 }
 
 
-def redis_client(settings: Settings) -> redis.Redis:
+def redis_client(
+    settings: Settings, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS
+) -> redis.Redis:
     """A client for the doorbell's Redis; nothing connects yet."""
     return redis.Redis.from_url(
         settings.redis_url.get_secret_value(),
-        socket_timeout=SOCKET_TIMEOUT_SECONDS,
-        socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
         **settings.redis_options,
     )
 

@@ -4,21 +4,26 @@ Messages are never retried and may be dropped: a sweep rings again for whatever 
 """
 
 import sys
+import time
 
 from dramatiq import Broker, Middleware, Worker, set_broker
 from dramatiq.middleware import AgeLimit, Retries, TimeLimit
 
+from gateway.lanes.standard_lane import CLOSE_SECONDS
 from settings import SettingsError, load, logs
 from workers import toolbox
 from workers.bell import redis_broker, redis_client
 
 
 class Closing(Middleware):
-    """Lets webhooks that are on their way finish before the process ends."""
+    """Lets webhooks and calls that are on their way finish before the process ends."""
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002 (Dramatiq's signature)
         """Claims nothing more and waits for what is in flight."""
-        toolbox.tools().courier.close()
+        box, began = toolbox.tools(), time.monotonic()
+        box.standard_lane.close(0.0)
+        box.courier.close()
+        box.standard_lane.close(max(0.0, CLOSE_SECONDS - (time.monotonic() - began)))
 
 
 def setup() -> None:

@@ -3,22 +3,28 @@
 import os
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
 from gateway.billing.pricing import PriceBook
+from gateway.calls.guarded import call_once
 from gateway.house import build
 from gateway.lanes.leases import LeaseKeeper
+from gateway.lanes.records import Target
+from gateway.lanes.standard_lane import StandardLane
 from gateway.lanes.works import Works
+from gateway.net.guard import Dialler
+from gateway.providers.dialect import Answer
 from gateway.webhooks.delivery import Courier
+from gateway.webhooks.transport import GuardedTransport
 from settings import Settings
-from workers.bell import Bell
+from workers.bell import Actor, Bell
+from workers.room import Room
 
 POOL_SIZE = 7
 """Of the 18 connections that the default formation may use."""
@@ -36,21 +42,14 @@ class Toolbox:
     engine: Engine
     works: Works
     prices: PriceBook
+    standard_lane: StandardLane
     courier: Courier
     bell: Bell
-    _heavy: threading.BoundedSemaphore = field(
-        default_factory=lambda: threading.BoundedSemaphore(HEAVY_AT_ONCE)
-    )
+    room: Room
 
-    @contextmanager
-    def heavy_work(self) -> Iterator[bool]:
-        """Whether there is room for another long piece of work; if not, a sweep rings again."""
-        entered = self._heavy.acquire(blocking=False)
-        try:
-            yield entered
-        finally:
-            if entered:
-                self._heavy.release()
+    def heavy_work(self) -> AbstractContextManager[bool]:
+        """Whether there is room for another long piece of work; if not, it is rung for again."""
+        return self.room.place()
 
 
 class _Holder:
@@ -63,24 +62,43 @@ def fill(settings: Settings) -> Toolbox:
     """Builds the toolbox of this process."""
     house = build(settings, name="offpeak-worker", pool_size=POOL_SIZE)
     vault = house.webhook_vault
+    works = Works(
+        engine=house.engine,
+        dialects=house.dialects,
+        credentials=house.credentials,
+        policy=house.policy,
+        leases=LeaseKeeper(house.engine),
+        spool_root=_spool_root(),
+    )
+    bell, prices = Bell(settings), PriceBook()
+
+    def ask(target: Target, body: dict[str, Any], timeout_seconds: float) -> Answer:
+        return call_once(
+            house.breakers,
+            target.dialect,
+            target.credential,
+            target.endpoint,
+            target.model,
+            body,
+            timeout_seconds,
+        )
+
     toolbox = Toolbox(
         settings=settings,
         engine=house.engine,
-        works=Works(
-            engine=house.engine,
-            dialects=house.dialects,
-            credentials=house.credentials,
-            policy=house.policy,
-            leases=LeaseKeeper(house.engine),
-            spool_root=_spool_root(),
+        works=works,
+        prices=prices,
+        standard_lane=StandardLane(
+            works, prices, ask, answered=lambda: bell.ring(Actor.DELIVER_WEBHOOKS)
         ),
-        prices=PriceBook(),
         courier=Courier(
             house.engine,
             vault.open,
             allow_private=settings.webhook_allow_private,
+            transport=GuardedTransport(Dialler(settings.webhook_allow_private)),
         ),
-        bell=Bell(settings),
+        bell=bell,
+        room=Room(HEAVY_AT_ONCE, lambda: bell.ring(Actor.SWEEP_BATCHES)),
     )
     _Holder.toolbox = toolbox
     return toolbox

@@ -117,6 +117,19 @@ RULES = {
             SELECT batch_id, -cost_nanos FROM settlements WHERE NOT unpriced
         ) AS booked_and_settled
         GROUP BY batch_id HAVING sum(amount) <> 0""",
+    "Key {} has spent something else in a day or month than its holds and charges.": """
+        SELECT key_id FROM (
+            SELECT key_id, period, starts_on, -amount_nanos AS amount FROM key_spending
+            UNION ALL
+            SELECT key_id, period, CAST(date_trunc(period, CAST(held_on AS timestamp)) AS date),
+                   CASE status WHEN 'open' THEN amount_nanos ELSE coalesce(paid, 0) END
+            FROM holds CROSS JOIN (VALUES ('day'), ('month')) AS periods (period)
+            LEFT JOIN (
+                SELECT hold_id, sum(amount_nanos) AS paid FROM transfers
+                WHERE kind IN ('charge', 'suspense') GROUP BY hold_id
+            ) AS moved ON moved.hold_id = holds.id
+        ) AS counted_and_held
+        GROUP BY key_id, period, starts_on HAVING sum(amount) <> 0""",
 }
 """What no row may satisfy, by the sentence that says so of it."""
 

@@ -6,19 +6,21 @@ id and then balances by account, so that no two sets can wait for each other.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import bindparam, select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from gateway.billing import balances, spending, transfers
+from gateway.billing.spending import Refusal
 from gateway.catalogue.usage import Usage
-from models import ids
-from models.bulk import copy_rows
-from models.ledger import Balance, Hold, Settlement, Transfer
-from models.states import TRANSFER_SIDES, HoldState, TransferKind
+from models.bulk import array, copy_rows, cursor, fetch_rows, uuid_array
+from models.ledger import Balance, Settlement, Transfer
+from models.states import HoldState, TransferKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,36 +58,37 @@ class Charge:
     batch_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Resolved:
-    """A hold that this transaction has resolved."""
+@dataclass(slots=True)
+class _Tab:
+    """What the holds that are resolved together were, and what is charged for them.
+
+    One for each account, key and day.
+    """
+
+    released_nanos: int = 0
+    paid_nanos: int = 0
+
+
+class _Owner(NamedTuple):
+    """Whose a hold is that this transaction has resolved."""
 
     account_id: UUID
     key_id: UUID
     amount_nanos: int
+    tab: _Tab
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Move:
     """What one charge takes from its customer, and what of it the house loses."""
 
     charge: Charge
-    account_id: UUID
+    owner: _Owner
     paid_nanos: int
     lost_nanos: int
 
 
-_TRANSFER_COLUMNS = (
-    "id",
-    "kind",
-    "debit",
-    "credit",
-    "account_id",
-    "hold_id",
-    "batch_id",
-    "amount_nanos",
-    "note",
-)
+_Tabs = Mapping[tuple[UUID, UUID, date], _Tab]
 _SETTLEMENT_COLUMNS = (
     "id",
     "account_id",
@@ -108,50 +111,89 @@ _SETTLEMENT_COLUMNS = (
     "batch_id",
 )
 
-_LOCK_OPEN = text(
-    """
-    SELECT id, account_id, key_id, amount_nanos FROM holds
-    WHERE id = ANY(:hold_ids) AND status = 'open' ORDER BY id FOR UPDATE
-    """
-)
-_MARK_RESOLVED = text(
-    "UPDATE holds SET status = :status, resolved_at = now() WHERE id = ANY(:hold_ids)"
-)
-
-
-def hold(session: Session, requests: Sequence[HoldRequest]) -> set[UUID]:
-    """Sets the amounts aside, each request for itself, in their order; the ids that were granted.
-
-    What an account cannot cover is not granted; the others are.
-    """
-    available = _lock_balances(session, {request.account_id for request in requests})
-    granted: list[HoldRequest] = []
-    held: dict[UUID, int] = defaultdict(int)
-    for request in requests:
-        if request.amount_nanos <= available.get(request.account_id, -1):
-            available[request.account_id] -= request.amount_nanos
-            held[request.account_id] += request.amount_nanos
-            granted.append(request)
-    if not granted:
-        return set()
-    _change_balances(session, {account: (0, amount) for account, amount in held.items()})
-    copy_rows(
-        session,
-        Hold,
-        ("id", "account_id", "key_id", "amount_nanos", "status", "expires_at"),
-        (
-            (
-                request.id,
-                request.account_id,
-                request.key_id,
-                request.amount_nanos,
-                HoldState.OPEN.value,
-                request.expires_at,
-            )
-            for request in granted
-        ),
+# Two statements, each by primary key: how many of the ids are open is nothing that the planner
+# could know, and joining what it takes for one row it would go through a set once for each.
+_LOCK_OPEN = """
+    SELECT id, account_id, key_id, amount_nanos, held_on FROM holds
+    WHERE id = ANY(%(hold_ids)s::uuid[]) AND status = 'open' ORDER BY id FOR UPDATE
+"""
+_MARK_RESOLVED = b"""
+    UPDATE holds SET status = %(status)s, resolved_at = now() WHERE id = ANY(%(hold_ids)s::uuid[])
+"""
+_GRANT = b"""
+    WITH granted AS (
+        SELECT * FROM unnest(
+            %(ids)s::uuid[], %(account_ids)s::uuid[], %(key_ids)s::uuid[],
+            %(amounts)s::bigint[], %(expiries)s::timestamptz[]
+        ) AS granted (id, account_id, key_id, amount_nanos, expires_at)
+    ), changed AS (
+        UPDATE balances SET held_nanos = held_nanos + sums.amount_nanos
+        FROM (
+            SELECT account_id, sum(amount_nanos)::bigint AS amount_nanos
+            FROM granted GROUP BY account_id
+        ) AS sums
+        WHERE balances.account_id = sums.account_id
     )
-    return {request.id for request in granted}
+    INSERT INTO holds (id, account_id, key_id, amount_nanos, status, held_on, expires_at)
+    SELECT id, account_id, key_id, amount_nanos, 'open', %(today)s, expires_at FROM granted
+"""
+
+
+def hold(session: Session, requests: Sequence[HoldRequest]) -> dict[UUID, Refusal]:
+    """Sets the amounts aside, each request for itself, in their order; what is refused, and why.
+
+    What an account cannot cover, or exceeds a cap of its key, is refused; the others are held.
+    """
+    if not requests:
+        return {}
+    today = datetime.now(UTC).date()
+    available = balances.lock(session, {request.account_id for request in requests})
+    # What is beyond all money is not counted at all: the sum would have no room in the row.
+    payable = [each for each in requests if each.amount_nanos <= available.get(each.account_id, -1)]
+    rooms = spending.add(session, _by_key(payable, today))
+    refused = {each.id: Refusal.FUNDS for each in requests}
+    for request in payable:
+        account_id, amount = request.account_id, request.amount_nanos
+        if amount > available[account_id]:
+            continue
+        why_not = rooms.take(request.key_id, today, amount)
+        if why_not is None:
+            available[account_id] -= amount
+            del refused[request.id]
+        else:
+            refused[request.id] = why_not
+    granted = [request for request in requests if request.id not in refused]
+    not_held = [request for request in payable if request.id in refused]
+    spending.add(session, _by_key(not_held, today, sign=-1))
+    if granted:
+        _grant(session, granted, today)
+    return refused
+
+
+def _grant(session: Session, requests: Sequence[HoldRequest], today: date) -> None:
+    """Holds what the balances, which are locked, can give."""
+    expiries = (each.expires_at for each in requests)
+    with cursor(session) as driver_cursor:
+        driver_cursor.execute(
+            _GRANT,
+            {
+                "ids": uuid_array(each.id for each in requests),
+                "account_ids": uuid_array(each.account_id for each in requests),
+                "key_ids": uuid_array(each.key_id for each in requests),
+                "amounts": array(str(each.amount_nanos) for each in requests),
+                "expiries": array("NULL" if at is None else at.isoformat() for at in expiries),
+                "today": today,
+            },
+        )
+
+
+def _by_key(
+    requests: Iterable[HoldRequest], day: date, sign: int = 1
+) -> dict[tuple[UUID, date], int]:
+    sums: dict[tuple[UUID, date], int] = defaultdict(int)
+    for request in requests:
+        sums[request.key_id, day] += sign * request.amount_nanos
+    return sums
 
 
 def void(session: Session, hold_ids: Iterable[UUID]) -> set[UUID]:
@@ -174,52 +216,74 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
     2. A charge is covered by its own hold first. What exceeds it draws the balance, with what
        other holds of this set gave back; what the balance cannot give is the house's loss.
     3. A charge without usage moves its whole hold to suspense.
+    4. Balances come last, for they are what everybody wants; unless one must be looked into.
     """
     wanted: dict[UUID, Charge] = {}
     for charge in charges:
         wanted.setdefault(charge.hold_id, charge)
-    posted = _resolve(session, wanted, HoldState.POSTED)
-    released = _resolve(session, voided, HoldState.VOIDED)
-    owners = posted | released
+    tabs: dict[tuple[UUID, UUID, date], _Tab] = defaultdict(_Tab)
+    owners: dict[UUID, _Owner] = {}
+    # All at once: in two goes their order would be lost.
+    hold_ids = uuid_array(wanted.keys() | set(voided))
+    for hold_id, account_id, key_id, amount, held_on in fetch_rows(
+        session, _LOCK_OPEN, {"hold_ids": hold_ids}
+    ):
+        tab = tabs[account_id, key_id, held_on]
+        tab.released_nanos += amount
+        owners[hold_id] = _Owner(account_id, key_id, amount, tab)
     if not owners:
         return set()
-    settled = [(charge, posted[each]) for each, charge in wanted.items() if each in posted]
-    pools = _lock_balances(session, {owner.account_id for owner in owners.values()})
-    held: dict[UUID, int] = defaultdict(int)
-    for owner in owners.values():
-        held[owner.account_id] += owner.amount_nanos
-        pools[owner.account_id] += owner.amount_nanos
-    for charge, owner in settled:
-        # What its own hold covers is not there for the overruns of others.
-        pools[owner.account_id] -= min(_charged(charge, owner), owner.amount_nanos)
-    moves = _moves(settled, pools)
-    debits: dict[UUID, int] = defaultdict(int)
-    for move in moves:
-        debits[move.account_id] += move.paid_nanos
-    _change_balances(
-        session, {account: (debits[account], -amount) for account, amount in held.items()}
+    _mark(session, HoldState.POSTED, owners.keys() & wanted.keys())
+    _mark(session, HoldState.VOIDED, owners.keys() - wanted.keys())
+    moves = [_move(charge, owners[each]) for each, charge in wanted.items() if each in owners]
+    _cover_overruns(session, moves, tabs)
+    if moves:
+        copy_rows(session, Transfer, transfers.COLUMNS, _transfers(moves))
+        copy_rows(session, Settlement, _SETTLEMENT_COLUMNS, map(_settlement, moves))
+    changes: dict[UUID, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for (account_id, _, _), tab in tabs.items():
+        debits, held = changes[account_id]
+        changes[account_id] = (debits + tab.paid_nanos, held - tab.released_nanos)
+    balances.change(session, changes)
+    spending.add(
+        session,
+        {(key, day): tab.paid_nanos - tab.released_nanos for (_, key, day), tab in tabs.items()},
     )
-    if settled:
-        copy_rows(session, Transfer, _TRANSFER_COLUMNS, _transfers(moves))
-        rows = (_settlement(*each) for each in settled)
-        copy_rows(session, Settlement, _SETTLEMENT_COLUMNS, rows)
     return set(owners)
 
 
-def _charged(charge: Charge, owner: _Resolved) -> int:
-    return owner.amount_nanos if charge.amounts is None else charge.amounts.charged_nanos
+def _mark(session: Session, status: HoldState, hold_ids: Collection[UUID]) -> None:
+    """Resolves holds that are locked already."""
+    if hold_ids:
+        parameters = {"hold_ids": uuid_array(hold_ids), "status": status.value}
+        with cursor(session) as driver_cursor:
+            driver_cursor.execute(_MARK_RESOLVED, parameters)
 
 
-def _moves(settled: Iterable[tuple[Charge, _Resolved]], pools: dict[UUID, int]) -> list[_Move]:
-    """Who pays what; `pools` is what each account has left for overruns, and is drawn from."""
-    moves = []
-    for charge, owner in settled:
-        charged = _charged(charge, owner)
-        overrun = max(0, charged - owner.amount_nanos)
-        drawn = min(overrun, pools[owner.account_id])
-        pools[owner.account_id] -= drawn
-        moves.append(_Move(charge, owner.account_id, charged - overrun + drawn, overrun - drawn))
-    return moves
+def _move(charge: Charge, owner: _Owner) -> _Move:
+    """A charge as far as its own hold covers it."""
+    held = owner.amount_nanos
+    charged = held if charge.amounts is None else charge.amounts.charged_nanos
+    paid = min(charged, held)
+    owner.tab.paid_nanos += paid
+    return _Move(charge, owner, paid, charged - paid)
+
+
+def _cover_overruns(session: Session, moves: Iterable[_Move], tabs: _Tabs) -> None:
+    """Draws on the balances for what holds did not cover, in order, as far as they go."""
+    overruns = [move for move in moves if move.lost_nanos]
+    if not overruns:
+        return
+    pools = balances.lock(session, {account_id for account_id, _, _ in tabs})
+    for (account_id, _, _), tab in tabs.items():
+        # What its own hold covers is not there for the overruns of others.
+        pools[account_id] += tab.released_nanos - tab.paid_nanos
+    for move in overruns:
+        drawn = min(move.lost_nanos, pools[move.owner.account_id])
+        pools[move.owner.account_id] -= drawn
+        move.owner.tab.paid_nanos += drawn
+        move.paid_nanos += drawn
+        move.lost_nanos -= drawn
 
 
 def _transfers(moves: Iterable[_Move]) -> Iterator[tuple[object, ...]]:
@@ -227,18 +291,18 @@ def _transfers(moves: Iterable[_Move]) -> Iterator[tuple[object, ...]]:
     costs: dict[UUID | None, int] = defaultdict(int)
     for move in moves:
         charge = move.charge
-        kind = TransferKind.SUSPENSE if charge.amounts is None else TransferKind.CHARGE
+        hold_id, batch_id = charge.hold_id, charge.batch_id
+        kind = TransferKind.SUSPENSE
         if charge.amounts is not None:
-            costs[charge.batch_id] += charge.amounts.cost_nanos
-        for moved, amount, account_id in (
-            (kind, move.paid_nanos, move.account_id),
-            (TransferKind.OVERRUN_LOSS, move.lost_nanos, None),
-        ):
-            if amount:
-                yield _transfer(moved, amount, account_id, charge.hold_id, charge.batch_id)
+            kind = TransferKind.CHARGE
+            costs[batch_id] += charge.amounts.cost_nanos
+        if move.paid_nanos:
+            yield transfers.row(kind, move.paid_nanos, move.owner.account_id, hold_id, batch_id)
+        if move.lost_nanos:
+            yield transfers.row(TransferKind.OVERRUN_LOSS, move.lost_nanos, None, hold_id, batch_id)
     for batch_id, cost in costs.items():
         if cost:
-            yield _transfer(TransferKind.PROVIDER_COST, cost, None, None, batch_id)
+            yield transfers.row(TransferKind.PROVIDER_COST, cost, None, None, batch_id)
 
 
 def deposit(session: Session, account_id: UUID, amount_nanos: int, note: str) -> None:
@@ -251,19 +315,19 @@ def deposit(session: Session, account_id: UUID, amount_nanos: int, note: str) ->
     copy_rows(
         session,
         Transfer,
-        _TRANSFER_COLUMNS,
-        [_transfer(TransferKind.DEPOSIT, amount_nanos, account_id, None, None, note)],
+        transfers.COLUMNS,
+        [transfers.row(TransferKind.DEPOSIT, amount_nanos, account_id, None, None, note)],
     )
 
 
-def book_unbilled_cost(session: Session, batch_id: UUID, cost_nanos: int, note: str) -> None:
+def book_unbilled_cost(session: Session, batch_id: UUID | None, cost_nanos: int, note: str) -> None:
     """What the house owes a provider for work that no customer is charged for."""
     if cost_nanos:
         copy_rows(
             session,
             Transfer,
-            _TRANSFER_COLUMNS,
-            [_transfer(TransferKind.UNBILLED_COST, cost_nanos, None, None, batch_id, note)],
+            transfers.COLUMNS,
+            [transfers.row(TransferKind.UNBILLED_COST, cost_nanos, None, None, batch_id, note)],
         )
 
 
@@ -278,7 +342,7 @@ def return_suspense(session: Session, hold_ids: Sequence[UUID]) -> None:
     for _, account_id, amount in rows:
         assert account_id is not None  # a CHECK: a suspense transfer debits a customer
         returned[account_id] += amount
-    _lock_balances(session, returned)
+    balances.lock(session, returned)
     for account_id, amount in returned.items():
         session.execute(
             update(Balance)
@@ -288,37 +352,16 @@ def return_suspense(session: Session, hold_ids: Sequence[UUID]) -> None:
     copy_rows(
         session,
         Transfer,
-        _TRANSFER_COLUMNS,
+        transfers.COLUMNS,
         [
-            _transfer(TransferKind.SUSPENSE_RETURN, amount, account_id, hold_id, None)
+            transfers.row(TransferKind.SUSPENSE_RETURN, amount, account_id, hold_id, None)
             for hold_id, account_id, amount in rows
         ],
     )
 
 
-def _transfer(
-    kind: TransferKind,
-    amount_nanos: int,
-    account_id: UUID | None,
-    hold_id: UUID | None,
-    batch_id: UUID | None,
-    note: str | None = None,
-) -> tuple[object, ...]:
-    debit, credit = TRANSFER_SIDES[kind]
-    return (
-        ids.new(),
-        kind.value,
-        debit.value,
-        credit.value,
-        account_id,
-        hold_id,
-        batch_id,
-        amount_nanos,
-        note,
-    )
-
-
-def _settlement(charge: Charge, owner: _Resolved) -> tuple[object, ...]:
+def _settlement(move: _Move) -> tuple[object, ...]:
+    charge, owner = move.charge, move.owner
     usage, amounts = charge.usage, charge.amounts
     return (
         charge.hold_id,
@@ -341,51 +384,3 @@ def _settlement(charge: Charge, owner: _Resolved) -> tuple[object, ...]:
         None if amounts is None else amounts.list_nanos,
         charge.batch_id,
     )
-
-
-def _lock_balances(session: Session, account_ids: Iterable[UUID]) -> dict[UUID, int]:
-    """Locks the accounts' balances; what is available in each, in nano-USD."""
-    rows = session.execute(
-        select(
-            Balance.account_id,
-            Balance.credits_nanos - Balance.debits_nanos - Balance.held_nanos,
-        )
-        .where(Balance.account_id.in_(list(account_ids)))
-        .order_by(Balance.account_id)
-        .with_for_update()
-    )
-    return {row[0]: row[1] for row in rows}
-
-
-def _change_balances(session: Session, changes: Mapping[UUID, tuple[int, int]]) -> None:
-    """Adds (debits, held) to balances that are locked already."""
-    if changes:
-        session.connection().execute(
-            update(Balance)
-            .where(Balance.account_id == bindparam("changed_account"))
-            .values(
-                debits_nanos=Balance.debits_nanos + bindparam("more_debits"),
-                held_nanos=Balance.held_nanos + bindparam("more_held"),
-            ),
-            [
-                {"changed_account": account_id, "more_debits": debits, "more_held": held}
-                for account_id, (debits, held) in changes.items()
-            ],
-        )
-
-
-def _resolve(
-    session: Session, hold_ids: Iterable[UUID], status: HoldState
-) -> dict[UUID, _Resolved]:
-    """Resolves those of the holds that are open.
-
-    Locked by one statement and changed by another, each by primary key: how many of the ids are
-    open is nothing that the planner could know.
-    """
-    wanted = list(hold_ids)
-    rows = session.execute(_LOCK_OPEN, {"hold_ids": wanted}).all() if wanted else ()
-    if rows:
-        session.execute(
-            _MARK_RESOLVED, {"hold_ids": [row.id for row in rows], "status": status.value}
-        )
-    return {row.id: _Resolved(row.account_id, row.key_id, row.amount_nanos) for row in rows}

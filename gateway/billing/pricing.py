@@ -59,8 +59,9 @@ def amounts(usage: Usage, snapshot: PriceSnapshot, lane: str, markup_bps: int) -
     rates = snapshot.batch if lane == "batch" else snapshot.standard
     if rates is None:
         raise NoBatchPrice(snapshot.digest)
+    cost = cost_nanos(usage, rates)
     return Amounts(
-        cost_nanos=cost_nanos(usage, rates),
-        charged_nanos=cost_nanos(usage, rates, markup_bps),
+        cost_nanos=cost,
+        charged_nanos=cost_nanos(usage, rates, markup_bps) if markup_bps else cost,
         list_nanos=cost_nanos(usage, snapshot.standard, markup_bps),
     )

@@ -5,10 +5,15 @@ CallError
 ├── UnknownModel
 ├── UnknownCursor          a page is to begin after a job that is not the account's
 ├── InsufficientFunds      the balance cannot hold the ceiling
+├── SpendLimitReached      a daily or monthly cap of the key is reached
 ├── AsyncImpossible        `require_async` on a call that is not eligible; `reason` says why
+├── CostAboveMaximum       the ceiling is above the caller's `max_cost_usd`
 ├── KeyInFlight            the idempotency key's first call is still running
 └── KeyReused              the idempotency key came with another body
 """
+
+from gateway.billing.spending import Refusal
+from models.accounts import Period
 
 
 class CallError(Exception):
@@ -48,10 +53,32 @@ class InsufficientFunds(CallError):
         super().__init__("The account's balance is too low to hold what this call may cost.")
 
 
+class SpendLimitReached(CallError):
+    """The key has spent, or holds, what it may in this UTC day or month."""
+
+    def __init__(self, period: Period) -> None:
+        word = {Period.DAY: "daily", Period.MONTH: "monthly"}[period]
+        super().__init__(f"This call may exceed the {word} spend limit of its API key.")
+        self.period = period
+
+
+def not_held(refusal: Refusal) -> CallError:
+    """What the caller of a call is told for whose ceiling no money is held."""
+    if refusal is Refusal.FUNDS:
+        return InsufficientFunds()
+    return SpendLimitReached(Period(refusal))
+
+
 class AsyncImpossible(CallError):
     """The call has to be asynchronous and cannot be."""
 
     param = "require_async"
+
+
+class CostAboveMaximum(CallError):
+    """The call may cost more than its caller allows."""
+
+    param = "max_cost_usd"
 
 
 class KeyInFlight(CallError):

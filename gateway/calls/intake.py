@@ -1,6 +1,6 @@
 """Intake: accepted calls become queued jobs, many in one transaction, each for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from gateway.billing import ledger
 from gateway.billing.ledger import HoldRequest
 from gateway.billing.pricing import PriceBook
-from gateway.calls import idempotency
-from gateway.calls.errors import CallError, InsufficientFunds
+from gateway.calls import errors, idempotency
+from gateway.calls.errors import CallError, InvalidField
 from gateway.calls.idempotency import KeyedCall, Stored
 from gateway.catalogue.rates import PriceSnapshot
+from gateway.webhooks import endpoints
 from models.batches import Lane
 from models.bulk import copy_rows
 from models.jobs import Job, JobBody
@@ -32,7 +33,9 @@ class Submission:
     """One call that is to become a job. `body` is JSON in OpenAI's shape, our fields taken out.
 
     `answer` is what its caller will be told; it is kept under the idempotency key, if there is
-    one, in the same transaction as the job.
+    one, in the same transaction as the job. `estimated_nanos` is the ceiling in the batch lane,
+    `standard_nanos` in the standard lane, where the job may go if `escalate` and `max_cost_nanos`
+    let it. `source` is what the caller calls the place that the call came from.
     """
 
     job_id: UUID
@@ -43,6 +46,7 @@ class Submission:
     body: bytes
     embedding_inputs: int
     estimated_nanos: int
+    standard_nanos: int
     prices: PriceSnapshot
     markup_bps: int
     created_at: datetime
@@ -52,6 +56,9 @@ class Submission:
     webhook: dict[str, Any] | None
     answer: Stored
     keyed: KeyedCall | None = None
+    max_cost_nanos: int | None = None
+    escalate: bool = True
+    source: str | None = None
 
 
 class Intake:
@@ -73,8 +80,9 @@ class Intake:
         """Makes jobs of the submissions; what each caller is told, in their order.
 
         1. Idempotency keys are taken. What was asked before is answered as before.
-        2. The ceilings are held. Who cannot pay is refused, and the key is free again: whoever
-           came with the same key at the same time is refused too.
+        2. The ceilings are held. Who cannot pay, would exceed a cap of their API key, or names a
+           webhook endpoint that is not theirs, is refused, and the idempotency key is free again:
+           whoever came with the same one at the same time is refused too.
         3. The jobs are written.
         """
         # What an earlier transaction saw may have been rolled back with it.
@@ -82,20 +90,23 @@ class Intake:
         keyed = [each.keyed for each in submissions if each.keyed is not None]
         told: dict[UUID, Stored | CallError] = dict(idempotency.claim(session, keyed))
         fresh = [each for each in submissions if each.job_id not in told]
-        granted = ledger.hold(
+        lost = with_unknown_endpoint(session, fresh)
+        not_held = ledger.hold(
             session,
             [
                 HoldRequest(each.job_id, each.account_id, each.key_id, each.estimated_nanos)
                 for each in fresh
+                if each.job_id not in lost
             ],
         )
-        refused = [each for each in fresh if each.job_id not in granted]
+        refusals = lost | {job_id: errors.not_held(why) for job_id, why in not_held.items()}
+        refused = [each for each in fresh if each.job_id in refusals]
         idempotency.forget(session, [each.keyed for each in refused if each.keyed is not None])
-        told.update({each.job_id: InsufficientFunds() for each in refused})
-        told.update(_repeats_of(refused, submissions))
-        accepted = [each for each in fresh if each.job_id in granted]
+        told.update(refusals)
+        told.update(_repeats_of(refused, submissions, refusals))
+        accepted = [each for each in fresh if each.job_id not in refusals]
         if accepted:
-            self._write(session, accepted)
+            self.write(session, accepted)
         told.update({each.job_id: each.answer for each in accepted})
         return [told[each.job_id] for each in submissions]
 
@@ -105,7 +116,8 @@ class Intake:
         for snapshot in self._seen_prices.values():
             self._prices.remember(snapshot)
 
-    def _write(self, session: Session, accepted: Sequence[Submission]) -> None:
+    def write(self, session: Session, accepted: Sequence[Submission]) -> None:
+        """Writes queued jobs whose ceilings are held."""
         lane_ids = self._seen_lanes = {
             key: self._lane_id(session, key) for key in sorted({each.lane for each in accepted})
         }
@@ -124,10 +136,14 @@ class Intake:
                 "endpoint",
                 "model",
                 "custom_id",
+                "source",
                 "metadata",
                 "webhook",
                 "body_bytes",
                 "embedding_inputs",
+                "standard_nanos",
+                "max_cost_nanos",
+                "escalate",
                 "price_id",
                 "markup_bps",
                 "created_at",
@@ -143,10 +159,14 @@ class Intake:
                     each.lane[2],
                     each.model,
                     each.custom_id,
+                    each.source,
                     each.metadata and Jsonb(each.metadata),
                     each.webhook and Jsonb(each.webhook),
                     len(each.body),
                     each.embedding_inputs,
+                    each.standard_nanos,
+                    each.max_cost_nanos,
+                    each.escalate,
                     each.prices.digest,
                     each.markup_bps,
                     each.created_at,
@@ -168,12 +188,35 @@ class Intake:
         return session.scalars(select(Lane.id).filter_by(**columns)).one()
 
 
+def with_unknown_endpoint(
+    session: Session, submissions: Sequence[Submission]
+) -> dict[UUID, CallError]:
+    """Refusals for those whose webhook is an endpoint that their account does not have."""
+    named = {
+        each.job_id: (each.account_id, UUID(each.webhook["endpoint"]))
+        for each in submissions
+        if each.webhook is not None and "endpoint" in each.webhook
+    }
+    unknown = endpoints.unknown(session, named.values())
+    return {
+        job_id: InvalidField("webhook", "There is no such webhook endpoint.")
+        for job_id, pair in named.items()
+        if pair in unknown
+    }
+
+
 def _repeats_of(
-    refused: Sequence[Submission], submissions: Sequence[Submission]
-) -> dict[UUID, InsufficientFunds]:
+    refused: Sequence[Submission],
+    submissions: Sequence[Submission],
+    refusals: Mapping[UUID, CallError],
+) -> dict[UUID, CallError]:
     """Refusals for those that were to be answered like one that turned out to be refused."""
-    keys = {_key_of(each) for each in refused} - {None}
-    return {each.job_id: InsufficientFunds() for each in submissions if _key_of(each) in keys}
+    by_key = {key: refusals[each.job_id] for each in refused if (key := _key_of(each)) is not None}
+    return {
+        each.job_id: by_key[key]
+        for each in submissions
+        if (key := _key_of(each)) is not None and key in by_key
+    }
 
 
 def _key_of(submission: Submission) -> tuple[UUID, str] | None:

@@ -1,8 +1,8 @@
 """Jobs as their owner reads them. Every read takes the account, and finds nothing else's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -14,12 +14,16 @@ from sqlalchemy.orm import Session
 from gateway.calls import retention
 from gateway.calls.errors import UnknownCursor
 from gateway.calls.intake import Submission
-from models.states import HoldState, JobStatus
+from models.states import HoldState, JobStatus, RunReason
 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job with its money and, once it has ended, its error or (where asked for) its result."""
+    """A job with its money and, once it has ended, its error or (where asked for) its result.
+
+    `lane` is where it is or was answered; `standard_at` and `standard_reason` say when and why it
+    went to the standard lane, if it did.
+    """
 
     id: UUID
     status: JobStatus
@@ -33,7 +37,10 @@ class JobView:
     deadline_at: datetime
     batch_id: UUID | None
     provider: str
+    lane: str
     attempts: int
+    standard_at: datetime | None
+    standard_reason: RunReason | None
     hold_status: HoldState
     estimated_nanos: int
     unpriced: bool
@@ -42,6 +49,11 @@ class JobView:
     texts_deleted: bool
     http_status: int | None
     result: bytes | None
+
+    @property
+    def is_escalated(self) -> bool:
+        """Whether the job left the batch lane because its deadline came near."""
+        return self.standard_reason is RunReason.DEADLINE
 
     @property
     def is_final(self) -> bool:
@@ -61,11 +73,17 @@ class JobFilter:
 _SELECT = """
     SELECT jobs.id, jobs.status, jobs.endpoint, jobs.model, jobs.custom_id, jobs.metadata,
            jobs.created_at, jobs.submitted_at, jobs.completed_at, jobs.deadline_at, jobs.batch_id,
-           lanes.provider, greatest(jobs.round, 1) AS attempts, holds.status AS hold_status,
+           lanes.provider,
+           coalesce(settlements.lane, CASE WHEN run.id IS NULL THEN 'batch' ELSE 'standard' END)
+               AS lane,
+           greatest(jobs.round + coalesce(run.attempts, 0), 1) AS attempts,
+           run.created_at AS standard_at, run.reason AS standard_reason,
+           holds.status AS hold_status,
            holds.amount_nanos AS estimated_nanos, coalesce(settlements.unpriced, false) AS unpriced,
            settlements.charged_nanos, settlements.list_nanos, jobs.texts_deleted,
            job_results.http_status, job_results.body AS result
     FROM jobs JOIN lanes ON lanes.id = jobs.lane_id JOIN holds ON holds.id = jobs.id
+    LEFT JOIN standard_runs AS run ON run.id = jobs.id
     LEFT JOIN settlements ON settlements.id = jobs.id
     LEFT JOIN job_results ON job_results.job_id = jobs.id
 """
@@ -83,6 +101,7 @@ def _view(row: Any) -> JobView:
         **{
             **row,
             "status": JobStatus(row["status"]),
+            "standard_reason": row["standard_reason"] and RunReason(row["standard_reason"]),
             "hold_status": HoldState(row["hold_status"]),
             "metadata": row["metadata"] or {},
         }
@@ -177,7 +196,10 @@ def fresh(submission: Submission, provider: str) -> JobView:
         deadline_at=submission.deadline_at,
         batch_id=None,
         provider=provider,
+        lane="batch",
         attempts=1,
+        standard_at=None,
+        standard_reason=None,
         hold_status=HoldState.OPEN,
         estimated_nanos=submission.estimated_nanos,
         unpriced=False,
@@ -186,4 +208,17 @@ def fresh(submission: Submission, provider: str) -> JobView:
         texts_deleted=False,
         http_status=None,
         result=None,
+    )
+
+
+def under_way(submission: Submission, provider: str) -> JobView:
+    """A job that came of a call which is being made, the moment its caller waits no longer."""
+    now = datetime.now(UTC)
+    return replace(
+        fresh(submission, provider),
+        status=JobStatus.IN_PROGRESS,
+        submitted_at=now,
+        lane="standard",
+        standard_at=now,
+        standard_reason=RunReason.WAIT,
     )

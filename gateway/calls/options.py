@@ -4,25 +4,33 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from gateway.calls.errors import InvalidField
+from gateway.billing.prices import format_usd, parse_usd
+from gateway.calls.errors import CostAboveMaximum, InvalidField
 from gateway.webhooks.events import InvalidWebhook, validate_webhook
 
 DEFAULT_DEADLINE = timedelta(hours=72)
 LONGEST_DEADLINE = timedelta(days=30)
+LONGEST_WAIT_SECONDS = 25
 LONGEST_CUSTOM_ID = 512
 METADATA_PAIRS = 16
 METADATA_KEY_LENGTH = 64
 METADATA_VALUE_LENGTH = 512
 LONGEST_IDEMPOTENCY_KEY = 255
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-NOT_YET = ("max_cost_usd", "dry_run", "escalate")
+NOT_YET = ("dry_run",)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller asked of us, besides the completion itself."""
+    """What the caller asked of us, besides the completion itself.
+
+    `max_cost_nanos` bounds what the call may cost in any lane; `escalate` lets a job near its
+    deadline go to the standard lane. `wait_seconds` is how long the caller waits for an answer
+    before the call becomes a job.
+    """
 
     prefer_async: bool
     require_async: bool
@@ -30,6 +38,9 @@ class Options:
     custom_id: str | None
     metadata: dict[str, str] | None
     webhook: dict[str, Any] | None
+    max_cost_nanos: int | None
+    escalate: bool
+    wait_seconds: int = 0
 
     @property
     def wants_async(self) -> bool:
@@ -47,7 +58,10 @@ def take_options(
     for field in NOT_YET:
         if body.pop(field, None) is not None:
             raise InvalidField(field, f"'{field}' is not supported yet.")
-    prefer_async = _flag(body, "prefer_async") or _prefers_async(prefer_header)
+    preferences = _preferences(prefer_header)
+    prefers_async = "respond-async" in preferences
+    prefer_async = _flag(body, "prefer_async") or prefers_async
+    wait_seconds = _wait(preferences.get("wait")) if prefers_async else 0
     require_async = _flag(body, "require_async")
     deadline_at = _deadline(body, now)
     custom_id = body.pop("custom_id", None)
@@ -60,10 +74,22 @@ def take_options(
             "custom_id", f"'custom_id' must be a string of 1 to {LONGEST_CUSTOM_ID} characters."
         )
     webhook = _webhook(body, allow_private)
+    max_cost_nanos = _max_cost(body)
+    escalate = _flag(body, "escalate", default=True)
     metadata = None
     if prefer_async or require_async:
         metadata = _metadata(body.pop("metadata", None))
-    return Options(prefer_async, require_async, deadline_at, custom_id, metadata, webhook)
+    return Options(
+        prefer_async,
+        require_async,
+        deadline_at,
+        custom_id,
+        metadata,
+        webhook,
+        max_cost_nanos,
+        escalate,
+        wait_seconds,
+    )
 
 
 def idempotency_key(header: str | None) -> str | None:
@@ -78,23 +104,54 @@ def idempotency_key(header: str | None) -> str | None:
     return header
 
 
-def _flag(body: dict[str, Any], field: str) -> bool:
+def check_cost(options: Options, ceiling_nanos: int) -> None:
+    """Raises CostAboveMaximum if the call may cost more than its caller allows."""
+    most = options.max_cost_nanos
+    if most is not None and most < ceiling_nanos:
+        raise CostAboveMaximum(
+            f"This call may cost up to {format_usd(ceiling_nanos)} USD, which is more than its "
+            f"'max_cost_usd' of {format_usd(most)}."
+        )
+
+
+def _flag(body: dict[str, Any], field: str, *, default: bool = False) -> bool:
     value = body.pop(field, None)
     if value is not None and not isinstance(value, bool):
         raise InvalidField(field, f"'{field}' must be true or false.")
-    return bool(value)
+    return default if value is None else value
 
 
-def _prefers_async(header: str | None) -> bool:
+def _max_cost(body: dict[str, Any]) -> int | None:
+    """`max_cost_usd` in nano-USD. A JSON number is read as the decimal it was written as."""
+    value = body.pop("max_cost_usd", None)
+    if value is None:
+        return None
+    try:
+        return parse_usd(Decimal(repr(value)) if isinstance(value, float) else value)
+    except ValueError as error:
+        raise InvalidField(
+            "max_cost_usd",
+            "'max_cost_usd' must be a decimal number of dollars with up to nine decimals.",
+        ) from error
+
+
+def _preferences(header: str | None) -> dict[str, str]:
     """Reads `Prefer` (RFC 7240): preferences separated by commas, `name[=value][;parameters]`.
 
-    A preference that means nothing here is ignored, as it has to be; so is `wait` on its own.
+    Of one that comes twice the first counts. What means nothing here is ignored, as it has to be.
     """
-    parts = (header or "").split(",")
-    names = {re.split("[;=]", part, maxsplit=1)[0].strip().lower() for part in parts}
-    if {"respond-async", "wait"} <= names:
-        raise InvalidField("wait", "'Prefer: respond-async, wait=N' is not supported yet.")
-    return "respond-async" in names
+    preferences: dict[str, str] = {}
+    for part in (header or "").split(","):
+        name, _, value = part.partition(";")[0].partition("=")
+        preferences.setdefault(name.strip().lower(), value.strip().strip('"'))
+    return preferences
+
+
+def _wait(value: str | None) -> int:
+    """Seconds, 25 at most; 0 for what is no number of them, which a preference is ignored for."""
+    if value is None or not re.fullmatch(r"\d{1,9}", value, re.ASCII):
+        return 0
+    return min(int(value), LONGEST_WAIT_SECONDS)
 
 
 def _deadline(body: dict[str, Any], now: datetime) -> datetime:

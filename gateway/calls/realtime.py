@@ -1,10 +1,10 @@
-"""Synchronous calls: held, run at the provider, settled.
+"""Synchronous calls: held, run at a provider, settled.
 
 The books are kept by whoever the door hands in (its writer), because a web process commits many
 calls' holds and settlements together.
 """
 
-import random
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,26 +14,34 @@ from uuid import UUID
 
 from gateway.billing.ledger import Amounts, Charge
 from gateway.billing.pricing import amounts
+from gateway.calls.attempts import reach
 from gateway.calls.idempotency import KeyedCall, Stored
+from gateway.calls.record import Trail
 from gateway.calls.routing import Route
+from gateway.catalogue.rates import PriceSnapshot
 from gateway.catalogue.usage import Usage
-from gateway.net.retry import delay_seconds
-from gateway.providers.dialect import Answer, Endpoint, ProviderError, Unavailable
+from gateway.providers.breaker import Breakers
+from gateway.providers.dialect import Answer, Endpoint
 from models import ids
 from models.ids import Prefix
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 600.0
 HOLD_SECONDS = 900
 """A call's hold outlives the longest call; what is still open then was left by a dead process."""
-ATTEMPTS = 3
-FIRST_RETRY_SECONDS = 0.5
-RETRY_PATIENCE_SECONDS = 60.0
-"""How long a caller is kept waiting for another try, whatever the provider's Retry-After says."""
+STANDARD = "standard"
+UNPRICED_TIERS = frozenset({"fast", "flex", "priority", "scale"})
+"""What an answer may say it ran at, and the catalogue has no price for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One synchronous call, ready to run. `estimated_nanos` is its ceiling in the standard lane."""
+    """One synchronous call, ready to run.
+
+    `route` is tried first, `fallbacks` after it. `estimated_nanos` is the ceiling in the standard
+    lane at the dearest of them. `source` is what the caller calls the place that it came from.
+    """
 
     id: UUID
     account_id: UUID
@@ -45,6 +53,17 @@ class Call:
     markup_bps: int
     expires_at: datetime
     keyed: KeyedCall | None = None
+    fallbacks: tuple[Route, ...] = ()
+    source: str | None = None
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All routes, in the order in which they are tried."""
+        return (self.route, *self.fallbacks)
+
+    def prices(self, digest: str) -> PriceSnapshot:
+        """The price snapshot of that digest, which is one of its routes'."""
+        return {route.offer.prices.digest: route.offer.prices for route in self.routes}[digest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +105,28 @@ def run(
     books: Books,
     call: Call,
     present: Callable[[Outcome], Stored],
+    trail: Trail,
+    breakers: Breakers,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Given:
     """Runs a call. `present` makes the answer of what came of it.
 
     Raises CallError or ProviderError; in both cases nothing is charged.
     """
+
+    def ask(route: Route) -> tuple[Route, Answer]:
+        offer = route.offer
+        return route, route.dialect.call(
+            route.credential, call.endpoint, offer.model, call.body, TIMEOUT_SECONDS
+        )
+
     earlier = books.begin(call)
     if earlier is not None:
+        trail.replayed = True
         return Given(earlier, replayed=True)
     try:
-        answer = _ask(call, sleep)
-        priced = _price(call, answer.usage)
+        route, answer = reach(call.routes, ask, trail, breakers, sleep)
+        priced = price(call, route, answer.usage, answer.service_tier)
         charged_nanos = None if priced is None else priced.charged_nanos
         given = present(Outcome(_completion(call, answer), charged_nanos))
     except BaseException:
@@ -105,52 +134,37 @@ def run(
         # is no answer, and so no charge.
         books.abandon(call)
         raise
-    books.settle(call, _charge(call, answer.usage, priced), given)
+    settle(books, call, route, answer.usage, priced, given, trail)
     return Given(given, replayed=False)
 
 
-def _ask(call: Call, sleep: Callable[[float], None]) -> Answer:
-    """Calls the provider, again if it failed for now, within the caller's patience.
-
-    One that did not answer in time is not asked again: the caller has waited long enough.
-    """
-    began = time.monotonic()
-    attempt = 0
-    while True:
-        try:
-            return call.route.dialect.call(
-                call.route.credential,
-                call.endpoint,
-                call.route.offer.model,
-                call.body,
-                TIMEOUT_SECONDS,
-            )
-        except Unavailable as error:
-            wait = delay_seconds(
-                attempt,
-                retry_after_seconds=error.retry_after_seconds,
-                base_seconds=FIRST_RETRY_SECONDS,
-                cap_seconds=RETRY_PATIENCE_SECONDS,
-                jitter=random.random(),
-            )
-            attempt += 1
-            too_late = time.monotonic() - began + wait > RETRY_PATIENCE_SECONDS
-            if attempt == ATTEMPTS or too_late or is_timeout(error):
-                raise
-            sleep(wait)
-
-
-def _price(call: Call, usage: Usage | None) -> Amounts | None:
-    if usage is None:
+def price(
+    call: Call, route: Route, usage: Usage | None, service_tier: str | None
+) -> Amounts | None:
+    """What a usage comes to at the provider that served; None if that cannot be known."""
+    if usage is None or service_tier in UNPRICED_TIERS:
         return None
-    return amounts(usage, call.route.offer.prices, "standard", call.markup_bps)
+    return amounts(usage, route.offer.prices, STANDARD, call.markup_bps)
 
 
-def _charge(call: Call, usage: Usage | None, priced: Amounts | None) -> Charge:
-    offer = call.route.offer
-    return Charge(
+def settle(
+    books: Books,
+    call: Call,
+    route: Route,
+    usage: Usage | None,
+    priced: Amounts | None,
+    answer: Stored,
+    trail: Trail,
+) -> None:
+    """Charges a call that `route` served; without a price, its hold goes to suspense."""
+    offer = route.offer
+    trail.settled(usage, priced)
+    if priced is None:
+        fields = {"provider": offer.provider, "model": offer.model, "alert": True}
+        log.warning("call.unpriced", extra=fields)
+    charge = Charge(
         hold_id=call.id,
-        lane="standard",
+        lane=STANDARD,
         provider=offer.provider,
         model=offer.model,
         price_id=offer.prices.digest,
@@ -158,6 +172,7 @@ def _charge(call: Call, usage: Usage | None, priced: Amounts | None) -> Charge:
         usage=usage or Usage(),
         amounts=priced,
     )
+    books.settle(call, charge, answer)
 
 
 def _completion(call: Call, answer: Answer) -> dict[str, Any]:
@@ -167,8 +182,3 @@ def _completion(call: Call, answer: Answer) -> dict[str, Any]:
         body["id"] = ids.show(Prefix.COMPLETION, call.id)
     body["model"] = call.route.name
     return body
-
-
-def is_timeout(error: ProviderError) -> bool:
-    """Whether the provider was given up on, rather than answering with an error."""
-    return isinstance(error, Unavailable) and error.code == "timeout"

@@ -52,18 +52,33 @@ class Router:
         self._credentials = credentials
 
     def route(self, endpoint: Endpoint, name: str, body: Mapping[str, Any]) -> Route:
-        """The route of a call; raises UnknownModel, or InvalidField for what cannot be served."""
+        """The first of `routes`."""
+        return self.routes(endpoint, name, body)[0]
+
+    def routes(self, endpoint: Endpoint, name: str, body: Mapping[str, Any]) -> tuple[Route, ...]:
+        """Every route that can serve a call, the one to be tried first at the head.
+
+        Raises UnknownModel, or InvalidField for what none of them can serve.
+        """
         model = self.find(name)
         if model is None:
             raise UnknownModel(f"The model '{name}' does not exist or is not served here.")
         if ENDPOINT_OF_KIND[model.kind] is not endpoint:
             raise InvalidField("model", f"The model '{name}' is not for {endpoint}.")
-        offer = model.offers[0]
-        dialect = self._dialects[offer.provider]
-        field = dialect.unsupported(endpoint, dict(body))
-        if field is not None:
+        routes: list[Route] = []
+        refused: list[str] = []
+        for offer in model.offers:
+            dialect = self._dialects[offer.provider]
+            field = dialect.unsupported(endpoint, dict(body))
+            if field is None:
+                credential = self._credentials[offer.provider, HOUSE]
+                routes.append(Route(name, model, offer, dialect, credential))
+            else:
+                refused.append(field)
+        if not routes:
+            field = refused[0]
             raise InvalidField(field, f"'{field}' is not supported with the model '{name}'.")
-        return Route(name, model, offer, dialect, self._credentials[offer.provider, HOUSE])
+        return tuple(routes)
 
     def models(self) -> list[Model]:
         """The models that a configured provider serves, with its offers only."""

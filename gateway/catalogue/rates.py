@@ -69,7 +69,7 @@ class Rates(ClassRates):
 
     def at(self, input_tokens: int) -> ClassRates:
         """The rates that hold for a request with so many input tokens, cached ones included."""
-        return self.up_to(input_tokens)[-1]
+        return self.up_to(input_tokens)[-1] if self.tiers else self
 
     def up_to(self, input_tokens: int) -> tuple[ClassRates, ...]:
         """The rates that requests of at most so many input tokens can meet, shortest first."""

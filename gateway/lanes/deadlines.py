@@ -2,14 +2,14 @@
 
 from sqlalchemy import Engine, text
 
-from gateway.lanes import endings
+from gateway.lanes import cancellation, endings
 from models.session import transaction
 
 AT_ONCE = 500
 
 _OVERDUE = text(
     f"""
-    SELECT id FROM jobs WHERE deadline_at <= now() AND completed_at IS NULL
+    SELECT id, batch_id FROM jobs WHERE deadline_at <= now() AND completed_at IS NULL
     ORDER BY deadline_at LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED
     """
 )
@@ -20,8 +20,9 @@ def expire_overdue(engine: Engine) -> int:
     total = 0
     while True:
         with transaction(engine) as session:
-            overdue = session.scalars(_OVERDUE).all()
-            endings.finish(session, [endings.expired(job_id) for job_id in overdue])
+            overdue = session.execute(_OVERDUE).all()
+            cancellation.left(session, {job.batch_id for job in overdue} - {None})
+            endings.finish(session, [endings.expired(job.id) for job in overdue])
         if not overdue:
             return total
         endings.announce(engine)

@@ -3,6 +3,9 @@
 A batch that we created must be found before it may be created again. Where the provider keeps
 our metadata, the creation carries a name of its own and is told by that. Elsewhere it is told by
 its time and its number of requests: there is only one creation in flight for a credential.
+
+What was looked for in vain may still turn up. It is remembered as a lost intent, and whoever
+watches for orphans looks for it too.
 """
 
 import logging
@@ -28,10 +31,17 @@ log = logging.getLogger(__name__)
 LOOK_AGAIN_SECONDS = 3.0
 LOOK_AGAIN_CAP_SECONDS = 60.0
 CLOCK_SKEW = timedelta(seconds=30)
+"""How far a provider's clock may be from ours where a batch can only be told by its time."""
+CLOCK_SKEW_OF_NAMED = timedelta(minutes=15)
+"""The same where a name tells it: there is no harm in listing more than need be."""
 
 _IN_DOUBT = text("UPDATE provider_batches SET status = 'in_doubt' WHERE id = :batch_id")
 _LOOK_AGAIN = text(
     "UPDATE provider_batches SET due_at = now() + make_interval(secs => :delay) "
+    "WHERE id = :batch_id"
+)
+_LOST = text(
+    "UPDATE provider_batches SET lost_intents = array_append(lost_intents, intent_at) "
     "WHERE id = :batch_id"
 )
 _KNOWN = text(
@@ -77,20 +87,33 @@ def _resolve(works: Works, claim: Claim, batch: BatchRecord) -> None:
         _look_again(works, claim, delay)
         return
     if found:
-        _adopt(works, claim, found)
+        _adopt(works, claim, batch, target, found)
     elif batch.doubted_for >= works.policy.doubt:
         log.info("batch.not_found_after_doubt", extra={"batch_id": str(batch.id)})
+        with transaction(works.engine) as session:
+            leases.fence(session, claim)
+            session.execute(_LOST, {"batch_id": batch.id})
         submission.put_back(works.engine, claim, "the creation left no batch", 0.0)
     else:
         _look_again(works, claim, LOOK_AGAIN_SECONDS)
 
 
-def _adopt(works: Works, claim: Claim, found: Sequence[BatchReport]) -> None:
-    """The oldest is the batch; any other was made besides it, which must not be forgotten."""
+def _adopt(
+    works: Works, claim: Claim, batch: BatchRecord, target: Target, found: Sequence[BatchReport]
+) -> None:
+    """The oldest is the batch; any other was made besides it, which must not be forgotten.
+
+    Without names, though, one creation cannot have made several: what is more than the creations
+    that were lost is somebody else's, and which one that is cannot be told. It is reported.
+    """
     oldest, *others = sorted(found, key=lambda report: (report.created_at, report.external_id))
+    strangers = not target.dialect.keeps_metadata and len(others) > len(batch.lost_intents)
     with transaction(works.engine) as session:
         submission.record_submitted(session, works.policy, claim, oldest)
-        note_orphans(session, claim.batch_id, [other.external_id for other in others])
+        if not strangers:
+            note_orphans(session, claim.batch_id, [other.external_id for other in others])
+    if strangers:
+        report_ambiguous(batch.id, found)
     log.info(
         "batch.adopted",
         extra={"batch_id": str(claim.batch_id), "external_id": oldest.external_id},
@@ -101,25 +124,37 @@ def _find(works: Works, batch: BatchRecord, target: Target) -> Sequence[BatchRep
     """The batches at the provider that the creation in doubt may have made."""
     assert batch.intent_at is not None
     since = batch.intent_at - CLOCK_SKEW
+    listed_since = batch.intent_at - CLOCK_SKEW_OF_NAMED if target.dialect.keeps_metadata else since
     reports = [
         report
-        for report in target.dialect.list_batches(target.credential, since)
+        for report in target.dialect.list_batches(target.credential, listed_since)
         if report.state is not BatchState.FAILED
     ]
     if target.dialect.keeps_metadata:
         return [report for report in reports if report.batch_ref == batch.intent_ref]
     candidates = [report for report in reports if report.request_count == batch.request_count]
     with transaction(works.engine) as session:
-        known = _known(session, [report.external_id for report in candidates])
-    return [
-        report
-        for report in candidates
-        if report.external_id not in known and report.created_at >= since
-    ]
+        unknown = unknown_among(session, candidates)
+    return [report for report in unknown if report.created_at >= since]
 
 
-def _known(session: Session, external_ids: Sequence[str]) -> set[str]:
-    return set(session.scalars(_KNOWN, {"external_ids": list(external_ids)}))
+def unknown_among(session: Session, reports: Sequence[BatchReport]) -> list[BatchReport]:
+    """Those that are neither a batch of ours nor an orphan that was found."""
+    external_ids = [report.external_id for report in reports]
+    known = set(session.scalars(_KNOWN, {"external_ids": external_ids}))
+    return [report for report in reports if report.external_id not in known]
+
+
+def report_ambiguous(batch_id: UUID, reports: Sequence[BatchReport]) -> None:
+    """Batches of which one or more may be ours, without a way to tell: an operator must look."""
+    log.error(
+        "batch.creation_ambiguous",
+        extra={
+            "batch_id": str(batch_id),
+            "external_ids": [report.external_id for report in reports],
+            "alert": True,
+        },
+    )
 
 
 def _look_again(works: Works, claim: Claim, delay: float) -> None:

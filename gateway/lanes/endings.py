@@ -4,8 +4,10 @@ Every end of every job goes through `finish`, whoever decided it: a result line,
 cancellation, a refused batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -14,15 +16,22 @@ from sqlalchemy.orm import Session
 
 from gateway.billing import ledger
 from gateway.billing.ledger import Charge
+from gateway.catalogue.usage import Usage
 from gateway.webhooks import events
 from gateway.webhooks.events import JobEvent
-from models.bulk import copy_rows
+from models import ids
+from models.bulk import copy_rows, fetch_rows, uuid_array
+from models.ids import Prefix
 from models.jobs import JobResult
+from models.requests import REQUEST_LOG_COLUMNS, RequestLog
 from models.session import transaction
 from models.states import JobStatus
 
 CHANNEL = "jobs_done"
 """NOTIFY channel; the payload is the provider batch's id, or empty."""
+
+
+_NOTHING_USED = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,14 @@ def failure(
     return Ending(job_id, status, http_status, orjson.dumps(error))
 
 
+def completed(job_id: UUID, model: str, body: Mapping[str, Any], charge: Charge) -> Ending:
+    """The provider answered, and the caller gets that under our id and its own model's name."""
+    given = {**body, "model": model}
+    if "choices" in given:
+        given["id"] = ids.show(Prefix.COMPLETION, job_id)
+    return Ending(job_id, JobStatus.COMPLETED, 200, orjson.dumps(given), charge)
+
+
 def rejected(job_id: UUID, message: str) -> Ending:
     """The provider refused the call's body."""
     return failure(job_id, 400, "bad_request", message, JobStatus.FAILED)
@@ -68,13 +85,35 @@ def expired(job_id: UUID) -> Ending:
     return failure(job_id, 504, "upstream_timeout", message, JobStatus.EXPIRED)
 
 
-_LOCK_LIVE = text(
-    """
-    SELECT id, account_id, webhook FROM jobs
-    WHERE id = ANY(:job_ids) AND completed_at IS NULL ORDER BY id FOR UPDATE
-    """
+# Two statements, each by primary key: how many of the ids are live is nothing that the planner
+# could know, and joining what it takes for one row it would go through a set once for each.
+_LOCK_LIVE = """
+    SELECT jobs.id, account_id, webhook, key_id, jobs.endpoint, round, jobs.created_at, now(),
+           lanes.provider, lanes.model, jobs.source
+    FROM jobs JOIN lanes ON lanes.id = jobs.lane_id
+    WHERE jobs.id = ANY(%(job_ids)s::uuid[]) AND completed_at IS NULL
+    ORDER BY jobs.id FOR UPDATE OF jobs
+"""
+_END = text(
+    "UPDATE jobs SET status = :status, completed_at = now() "
+    "WHERE id = ANY(CAST(:job_ids AS uuid[]))"
 )
-_END = text("UPDATE jobs SET status = :status, completed_at = now() WHERE id = ANY(:job_ids)")
+
+
+class _Ended(NamedTuple):
+    """A job that ends in this transaction."""
+
+    id: UUID
+    account_id: UUID
+    webhook: dict[str, Any] | None
+    key_id: UUID
+    endpoint: str
+    round: int
+    created_at: datetime
+    completed_at: datetime
+    provider: str
+    model: str
+    source: str | None
 
 
 def finish(session: Session, endings: Sequence[Ending]) -> set[UUID]:
@@ -86,34 +125,65 @@ def finish(session: Session, endings: Sequence[Ending]) -> set[UUID]:
     wanted = {ending.job_id: ending for ending in endings}
     if not wanted:
         return set()
-    rows = session.execute(_LOCK_LIVE, {"job_ids": list(wanted)}).all()
-    live = [(wanted[row.id], row) for row in rows]
-    if not live:
+    rows = fetch_rows(session, _LOCK_LIVE, {"job_ids": uuid_array(wanted)})
+    if not rows:
         return set()
-    for status in {ending.status for ending, _ in live}:
-        ended = [ending.job_id for ending, _ in live if ending.status is status]
+    jobs = list(map(_Ended._make, rows))
+    live = [wanted[job.id] for job in jobs]
+    for status in {ending.status for ending in live}:
+        ended = uuid_array([ending.job_id for ending in live if ending.status is status])
         session.execute(_END, {"status": status.value, "job_ids": ended})
     copy_rows(
         session,
         JobResult,
         ("job_id", "http_status", "body"),
-        ((ending.job_id, ending.http_status, ending.body) for ending, _ in live),
+        ((ending.job_id, ending.http_status, ending.body) for ending in live),
     )
     events.record(
         session,
         [
-            JobEvent(row.account_id, row.id, f"job.{ending.status}", row.webhook)
-            for ending, row in live
-            if row.webhook is not None
+            JobEvent(job.account_id, job.id, f"job.{ending.status}", job.webhook)
+            for ending, job in zip(live, jobs, strict=True)
         ],
     )
+    copy_rows(session, RequestLog, REQUEST_LOG_COLUMNS, map(_log_row, live, jobs))
     # Last, for this locks balances, which are what everybody wants.
     ledger.resolve(
         session,
-        [ending.charge for ending, _ in live if ending.charge is not None],
-        [ending.job_id for ending, _ in live if ending.charge is None],
+        [ending.charge for ending in live if ending.charge is not None],
+        [ending.job_id for ending in live if ending.charge is None],
     )
-    return {row.id for row in rows}
+    return {job.id for job in jobs}
+
+
+def _log_row(ending: Ending, job: _Ended) -> tuple[object, ...]:
+    """The job in the request log, in the order of its columns."""
+    charge = ending.charge
+    amounts = None if charge is None else charge.amounts
+    usage = _NOTHING_USED if charge is None else charge.usage
+    return (
+        job.id,
+        job.completed_at,
+        job.account_id,
+        job.key_id,
+        "async",
+        job.endpoint,
+        job.model if charge is None else charge.model,
+        job.provider if charge is None else charge.provider,
+        "batch" if charge is None else charge.lane,
+        ending.http_status,
+        job.round,
+        usage.input_uncached,
+        usage.cache_read,
+        usage.cache_write_short + usage.cache_write_long,
+        usage.output,
+        usage.reasoning,
+        None if amounts is None else amounts.charged_nanos,
+        None if amounts is None else amounts.cost_nanos,
+        (job.completed_at - job.created_at) // timedelta(milliseconds=1),
+        None,
+        job.source,
+    )
 
 
 def announce(engine: Engine, batch_id: UUID | None = None) -> None:

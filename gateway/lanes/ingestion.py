@@ -1,18 +1,18 @@
 """Ingestion: the result files of an ended batch become results, charges and events.
 
-Files are streamed to disk and read back line by line. A chunk of lines is one transaction, and
-only lines that are still open count in it: a chunk may be repeated, a file read twice, the work
-killed at any byte, and nothing happens twice.
+Files are streamed to disk and read back line by line, a chunk ahead of what is being written. A
+chunk of lines is one transaction, and only lines that are still open count in it: a chunk may be
+repeated, a file read twice, the work killed at any byte, and nothing happens twice.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 from uuid import UUID
 
-import orjson
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -21,17 +21,18 @@ from gateway.billing.ledger import Charge
 from gateway.billing.pricing import PriceBook, amounts
 from gateway.catalogue.rates import PriceSnapshot
 from gateway.catalogue.usage import Usage
-from gateway.lanes import endings, leases, returning
+from gateway.lanes import endings, isolation, leases, returning
 from gateway.lanes.endings import Ending
 from gateway.lanes.leases import Claim, LeaseLost
 from gateway.lanes.records import (
     BatchRecord,
     Target,
-    parse_custom_id,
+    custom_id,
     read_batch,
+    split_custom_id,
     target_of,
 )
-from gateway.lanes.results import read_chunks
+from gateway.lanes.results import ahead, read_chunks
 from gateway.lanes.works import Works, backoff_seconds
 from gateway.providers.dialect import (
     Broken,
@@ -40,10 +41,9 @@ from gateway.providers.dialect import (
     ProviderError,
     Rejected,
 )
-from models import ids
-from models.ids import Prefix
+from models.bulk import array, fetch_rows, uuid_array
 from models.session import transaction
-from models.states import BatchStatus, JobStatus
+from models.states import BatchStatus, LineState
 
 log = logging.getLogger(__name__)
 
@@ -63,30 +63,33 @@ REASONS = {
 MISSING = "The provider left this call out of its results in three rounds."
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenLine:
-    """A line that waits for its result, and what its job's charge needs."""
+class _OpenLine(NamedTuple):
+    """A line that waits for its result, and what its job's charge needs.
+
+    A job that `has_left` is in the standard lane, or was.
+    """
 
     job_id: UUID
+    round: int
+    live: bool
+    has_left: bool
     model: str
     price_id: str
     markup_bps: int
-    live: bool
 
 
-_OPEN_LINES = text(
-    """
-    SELECT lines.job_id, lines.round, jobs.model, jobs.price_id, jobs.markup_bps,
-           jobs.completed_at IS NULL AS live
+_OPEN_LINES = """
+    SELECT jobs.id, lines.round, jobs.completed_at IS NULL,
+           jobs.batch_id IS DISTINCT FROM lines.batch_id, jobs.model, jobs.price_id, jobs.markup_bps
     FROM lines JOIN jobs ON jobs.id = lines.job_id
-    WHERE lines.batch_id = :batch_id AND lines.job_id = ANY(:job_ids) AND lines.status = 'open'
+    WHERE lines.batch_id = %(batch_id)s AND lines.job_id = ANY(%(job_ids)s::uuid[])
+      AND lines.status = 'open'
     ORDER BY jobs.id FOR UPDATE OF jobs
-    """
-)
+"""
 _CLOSE_LINES = text(
     """
     UPDATE lines SET status = :status
-    WHERE batch_id = :batch_id AND job_id = ANY(:job_ids) AND status = 'open'
+    WHERE batch_id = :batch_id AND job_id = ANY(CAST(:job_ids AS uuid[])) AND status = 'open'
     """
 )
 _COUNT_OPEN = text("SELECT count(*) FROM lines WHERE batch_id = :batch_id AND status = 'open'")
@@ -105,6 +108,9 @@ def ingest(works: Works, prices: PriceBook, batch_id: UUID) -> bool:
         batch = read_batch(session, batch_id)
     try:
         with works.leases.holding(claim):
+            if claim.crashes >= isolation.CRASHES_AT_RESULTS:
+                log.error("batch.kills_workers", extra={"batch_id": str(batch_id), "alert": True})
+                return _close(works, claim, isolation.FATAL)
             return _ingest(works, prices, claim, batch)
     except LeaseLost:
         log.warning("batch.lease_lost", extra={"batch_id": str(batch_id)})
@@ -129,13 +135,18 @@ def _ingest(works: Works, prices: PriceBook, claim: Claim, batch: BatchRecord) -
         )
         _try_again(works, claim, batch, error.message)
         return False
+    return _close(works, claim, MISSING)
+
+
+def _close(works: Works, claim: Claim, reason: str) -> bool:
+    """Ends the batch; the lines without an answer so far are returned for this reason."""
     with transaction(works.engine) as session:
         leases.fence(session, claim)
-        ends = returning.return_open_lines(session, batch.id, MISSING)
-        returning.close(session, batch.id)
+        ends = returning.return_open_lines(session, claim.batch_id, reason)
+        returning.close(session, claim.batch_id)
         endings.finish(session, ends)
-    endings.announce(works.engine, batch.id)
-    log.info("batch.done", extra={"batch_id": str(batch.id), "lines": batch.request_count})
+    endings.announce(works.engine, claim.batch_id)
+    log.info("batch.done", extra={"batch_id": str(claim.batch_id)})
     return True
 
 
@@ -167,7 +178,7 @@ def _take_in(
             # What was in the file counts as missing.
             log.error("batch.results_gone", extra={"batch_id": str(batch.id), "alert": True})
             continue
-        for chunk in read_chunks(path, target.dialect.parse_line):
+        for chunk in ahead(read_chunks(path, target.dialect.parse_line)):
             _settle_chunk(works, prices, claim, batch, chunk)
             endings.announce(works.engine, batch.id)
 
@@ -186,26 +197,25 @@ def _settle_chunk(
     """Settles the lines of one chunk that are still open.
 
     1. Of an id that comes twice the first counts; ids that are not of this batch are left out.
-    2. A line whose job lives ends it, or sends it back to the queue.
+    2. A line whose job lives ends it, or sends it back to the queue. To a job that has left for
+       the standard lane only an answer matters: it came first, at half the price.
     3. A line that succeeded after its job had ended is late: the house pays for it.
     """
-    results: dict[tuple[UUID, int], LineResult] = {}
+    results: dict[str, LineResult] = {}
     for result in chunk:
-        named = parse_custom_id(result.custom_id)
-        if named is not None:
-            results.setdefault(named, result)
+        results.setdefault(result.custom_id, result)
+    named = [digits for name in results if (digits := split_custom_id(name))]
     with transaction(works.engine) as session:
         leases.fence(session, claim)
-        rows = session.execute(
-            _OPEN_LINES, {"batch_id": batch.id, "job_ids": list({job_id for job_id, _ in results})}
-        ).all()
+        rows = fetch_rows(
+            session,
+            _OPEN_LINES,
+            {"batch_id": batch.id, "job_ids": array([job_id for job_id, _ in named])},
+        )
         lines = [
-            (
-                _OpenLine(row.job_id, row.model, row.price_id, row.markup_bps, row.live),
-                results[row.job_id, row.round],
-            )
-            for row in rows
-            if (row.job_id, row.round) in results
+            (line, answer)
+            for line in map(_OpenLine._make, rows)
+            if (answer := results.get(custom_id(line.job_id, line.round)))
         ]
         foreign = len(chunk) - len(lines)
         if foreign:
@@ -221,25 +231,30 @@ def _settle_lines(
 ) -> None:
     snapshots = prices.load(session, {line.price_id for line, _ in lines})
     ends: list[Ending] = []
-    closed: dict[UUID, str] = {}
+    closed: dict[LineState, list[UUID]] = defaultdict(list)
     back: dict[UUID, str] = {}
     late_cost = 0
     for line, result in lines:
         if result.outcome is LineOutcome.SUCCEEDED:
             charge = _charge(batch, line, result, snapshots[line.price_id])
             if line.live:
-                ends.append(_completed(line, result, charge))
+                assert result.body is not None
+                ends.append(endings.completed(line.job_id, line.model, result.body, charge))
             elif charge.amounts is not None:
                 late_cost += charge.amounts.cost_nanos
-            closed[line.job_id] = "succeeded" if line.live else "late"
+            closed[LineState.SUCCEEDED if line.live else LineState.LATE].append(line.job_id)
         elif result.outcome is LineOutcome.REJECTED:
-            ends.append(endings.rejected(line.job_id, result.error or "The provider refused it."))
-            closed[line.job_id] = "failed"
+            reason = result.error or "The provider refused it."
+            if not line.has_left:
+                ends.append(endings.rejected(line.job_id, reason))
+            closed[LineState.FAILED].append(line.job_id)
         else:
             back[line.job_id] = REASONS[result.outcome]
-    for status in set(closed.values()):
-        job_ids = [job_id for job_id, line_status in closed.items() if line_status == status]
-        session.execute(_CLOSE_LINES, {"batch_id": batch.id, "status": status, "job_ids": job_ids})
+    for status, job_ids in closed.items():
+        session.execute(
+            _CLOSE_LINES,
+            {"batch_id": batch.id, "status": status.value, "job_ids": uuid_array(job_ids)},
+        )
     ledger.book_unbilled_cost(session, batch.id, late_cost, "results after their jobs had ended")
     ends += returning.return_lines(session, batch.id, back)
     endings.finish(session, ends)
@@ -263,12 +278,3 @@ def _charge(
         amounts=None if usage is None else amounts(usage, snapshot, "batch", line.markup_bps),
         batch_id=batch.id,
     )
-
-
-def _completed(line: _OpenLine, result: LineResult, charge: Charge) -> Ending:
-    assert result.body is not None
-    body = dict(result.body)
-    if "choices" in body:
-        body["id"] = ids.show(Prefix.COMPLETION, line.job_id)
-    body["model"] = line.model
-    return Ending(line.job_id, JobStatus.COMPLETED, 200, orjson.dumps(body), charge)

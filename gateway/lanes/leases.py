@@ -32,20 +32,25 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A batch that is ours as long as its epoch stands."""
+    """A batch that is ours as long as its epoch stands.
+
+    `crashes` is how many claims before this one were not given back, since the last progress.
+    """
 
     batch_id: UUID
     epoch: int
     status: BatchStatus
+    crashes: int = 0
 
 
 _CLAIM = text(
     f"""
     UPDATE provider_batches
-    SET epoch = epoch + 1, leased_until = now() + interval '{LEASE_SECONDS} seconds'
+    SET epoch = epoch + 1, leased_until = now() + interval '{LEASE_SECONDS} seconds',
+        crashes = crashes + (leased_until IS NOT NULL)::int
     WHERE id = :batch_id AND status = ANY(:statuses) AND due_at <= now()
       AND (leased_until IS NULL OR leased_until < now())
-    RETURNING epoch, status
+    RETURNING epoch, status, crashes
     """
 )
 _RENEW = text(
@@ -70,7 +75,9 @@ def claim(session: Session, batch_id: UUID, statuses: Collection[BatchStatus]) -
     row = session.execute(
         _CLAIM, {"batch_id": batch_id, "statuses": [status.value for status in statuses]}
     ).first()
-    return None if row is None else Claim(batch_id, row.epoch, BatchStatus(row.status))
+    if row is None:
+        return None
+    return Claim(batch_id, row.epoch, BatchStatus(row.status), row.crashes)
 
 
 def fence(session: Session, claim: Claim) -> None:

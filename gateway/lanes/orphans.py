@@ -12,6 +12,7 @@ from sqlalchemy import text
 from gateway.billing import ledger
 from gateway.billing.prices import cost_nanos
 from gateway.billing.pricing import PriceBook
+from gateway.lanes import doubt
 from gateway.lanes.polling import note_strays
 from gateway.lanes.records import BatchRecord, Target, parse_custom_id, read_batch, target_of
 from gateway.lanes.results import read_chunks
@@ -19,6 +20,8 @@ from gateway.lanes.works import Works
 from gateway.providers.dialect import (
     BatchReport,
     BatchState,
+    Credential,
+    Dialect,
     LineOutcome,
     LineResult,
     ProviderError,
@@ -60,11 +63,36 @@ _BOOK = text(
     WHERE external_id = :external_id AND booked_at IS NULL RETURNING external_id
     """
 )
+# Where creations have no names: those that were looked for in vain, lately.
+_LOST_LATELY = text(
+    """
+    SELECT b.id AS batch_id, b.request_count, lost.intent_at
+    FROM provider_batches AS b JOIN lanes ON lanes.id = b.lane_id
+    CROSS JOIN unnest(b.lost_intents) AS lost (intent_at)
+    WHERE b.lost_intents <> '{}' AND lanes.provider = :provider AND lanes.credential = :credential
+      AND lost.intent_at > now() - make_interval(secs => :back)
+      AND cardinality(b.lost_intents) > (
+          SELECT count(*) FROM orphan_batches WHERE batch_id = b.id)
+    ORDER BY lost.intent_at
+    """
+)
+_IN_FLIGHT = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM provider_batches AS b JOIN lanes ON lanes.id = b.lane_id
+        WHERE b.status IN ('submitting', 'in_doubt')
+          AND lanes.provider = :provider AND lanes.credential = :credential
+    )
+    """
+)
 _PRICES = text("SELECT id, price_id FROM jobs WHERE id = ANY(:job_ids)")
 
 
 def watch(works: Works) -> None:
-    """Lists the recent batches of every credential whose provider gives our names back."""
+    """Lists the recent batches of every credential.
+
+    Where the provider does not give our names back, only if there is a lost creation to look for.
+    """
     with transaction(works.engine) as session:
         since = session.execute(
             text("SELECT now() - make_interval(secs => :back)"),
@@ -72,14 +100,51 @@ def watch(works: Works) -> None:
         ).scalar_one()
     for (provider, _), credential in works.credentials.items():
         dialect = works.dialects.get(provider)
-        if dialect is None or not dialect.keeps_metadata:
+        if dialect is None:
             continue
         try:
-            note_strays(works, list(dialect.list_batches(credential, since)))
+            if dialect.keeps_metadata:
+                note_strays(works, list(dialect.list_batches(credential, since)))
+            else:
+                _look_for_lost(works, dialect, credential)
         except ProviderError as error:
             log.warning(
                 "orphans.list_failed", extra={"provider": provider, "error": type(error).__name__}
             )
+
+
+def _look_for_lost(works: Works, dialect: Dialect, credential: Credential) -> None:
+    """Looks for creations that turned up after they had been given up.
+
+    An unknown batch with as many requests, created while that creation was looked for, is the
+    lost one if there is only one such batch; of several none is touched, but they are reported.
+    """
+    back = (WATCHED + works.policy.doubt).total_seconds()
+    account = {"provider": credential.provider, "credential": credential.name}
+    with transaction(works.engine) as session:
+        lost = session.execute(_LOST_LATELY, {**account, "back": back}).all()
+    if not lost:
+        return
+    reports = list(dialect.list_batches(credential, lost[0].intent_at - doubt.CLOCK_SKEW))
+    with transaction(works.engine) as session:
+        # A batch that is being created is unknown too until its id is written down.
+        if session.execute(_IN_FLIGHT, account).scalar_one():
+            return
+        unknown = doubt.unknown_among(session, reports)
+        for each in lost:
+            window = each.intent_at - doubt.CLOCK_SKEW, each.intent_at + works.policy.doubt
+            found = [
+                report
+                for report in unknown
+                if report.request_count == each.request_count
+                and window[0] <= report.created_at <= window[1]
+                and report.state is not BatchState.FAILED
+            ]
+            if len(found) == 1:
+                doubt.note_orphans(session, each.batch_id, [found[0].external_id])
+                unknown.remove(found[0])
+            elif found:
+                doubt.report_ambiguous(each.batch_id, found)
 
 
 def settle_due(works: Works, prices: PriceBook) -> None:

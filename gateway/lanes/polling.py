@@ -52,7 +52,11 @@ _CLAIM_DUE = text(
     RETURNING id
     """
 )
-_KNOWN_BATCHES = text("SELECT id, external_id FROM provider_batches WHERE id = ANY(:batch_ids)")
+# One that is done without ever having been submitted stands by no batch at the provider.
+_KNOWN_BATCHES = text(
+    "SELECT id, coalesce(external_id, CASE status WHEN 'done' THEN '' END) AS external_id "
+    "FROM provider_batches WHERE id = ANY(:batch_ids)"
+)
 _LOCK_POLLED = text(
     """
     SELECT status FROM provider_batches
@@ -62,7 +66,7 @@ _LOCK_POLLED = text(
 )
 _RUNNING = text(
     "UPDATE provider_batches SET status = 'in_progress', provider_status = :provider_status, "
-    "refusals = 0 WHERE id = :batch_id"
+    "in_progress_at = coalesce(in_progress_at, now()), refusals = 0 WHERE id = :batch_id"
 )
 _RUNNING_JOBS = text(
     """
@@ -260,16 +264,20 @@ _NAMED_LINES = text(
     FROM (
         SELECT job_id, row_number() OVER (ORDER BY job_id) AS number
         FROM lines WHERE batch_id = :batch_id AND status = 'open'
-    ) AS spooled
+    ) AS spooled JOIN jobs ON jobs.id = spooled.job_id
     WHERE lines.batch_id = :batch_id AND lines.job_id = spooled.job_id
       AND lines.status = 'open' AND spooled.number = ANY(:numbers)
-    RETURNING spooled.number, lines.job_id
+    RETURNING spooled.number, lines.job_id,
+              jobs.batch_id IS NOT DISTINCT FROM lines.batch_id AS is_in
     """
 )
 
 
 def _fail_named(session: Session, batch_id: UUID, faults: Sequence[LineFault]) -> list[Ending]:
-    """Closes the named lines; how their jobs end. The file's lines are the open ones, by job."""
+    """Closes the named lines; how their jobs end. The file's lines are the open ones, by job.
+
+    A job that has left for the standard lane does not end here.
+    """
     messages = {fault.line: fault.message for fault in faults if fault.line is not None}
     rows = session.execute(_NAMED_LINES, {"batch_id": batch_id, "numbers": list(messages)})
-    return [endings.rejected(row.job_id, messages[row.number]) for row in rows]
+    return [endings.rejected(row.job_id, messages[row.number]) for row in rows if row.is_in]

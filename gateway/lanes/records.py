@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 from sqlalchemy import text
@@ -31,6 +32,7 @@ class BatchRecord:
     created_at: datetime
     intent_at: datetime | None
     intent_ref: str | None
+    lost_intents: list[datetime]
     submitted_at: datetime | None
     ended_at: datetime | None
     provider: str
@@ -55,9 +57,25 @@ class BatchRecord:
         return timedelta(0) if self.intent_at is None else self.now - self.intent_at
 
 
+class InLane(Protocol):
+    """What goes to the provider of a lane."""
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def credential(self) -> str: ...
+
+    @property
+    def endpoint(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a batch goes."""
+    """Where a batch or a call goes."""
 
     dialect: Dialect
     credential: Credential
@@ -68,7 +86,8 @@ class Target:
 _READ = text(
     """
     SELECT b.id, b.status, b.epoch, b.request_count, b.refusals, b.input_file_id, b.external_id,
-           b.result_files, b.created_at, b.intent_at, b.intent_ref, b.submitted_at, b.ended_at,
+           b.result_files, b.created_at, b.intent_at, b.intent_ref,
+           b.lost_intents, b.submitted_at, b.ended_at,
            lanes.provider, lanes.credential, lanes.endpoint, lanes.model, now() AS now
     FROM provider_batches AS b JOIN lanes ON lanes.id = b.lane_id
     WHERE b.id = ANY(:batch_ids)
@@ -88,13 +107,13 @@ def read_batch(session: Session, batch_id: UUID) -> BatchRecord:
     return batch
 
 
-def target_of(works: Works, batch: BatchRecord) -> Target | None:
-    """Where the batch goes; None while no credential for its lane is configured."""
-    credential = works.credentials.get((batch.provider, batch.credential))
-    dialect = works.dialects.get(batch.provider)
+def target_of(works: Works, work: InLane) -> Target | None:
+    """Where it goes; None while no credential for its lane is configured."""
+    credential = works.credentials.get((work.provider, work.credential))
+    dialect = works.dialects.get(work.provider)
     if credential is None or dialect is None:
         return None
-    return Target(dialect, credential, Endpoint(batch.endpoint), batch.model)
+    return Target(dialect, credential, Endpoint(work.endpoint), work.model)
 
 
 def custom_id(job_id: UUID, round_number: int) -> str:
@@ -102,10 +121,16 @@ def custom_id(job_id: UUID, round_number: int) -> str:
     return f"{job_id.hex}-{round_number}"
 
 
+def split_custom_id(name: str) -> tuple[str, str] | None:
+    """The digits of the job and of the round; None for what `custom_id` would not have given."""
+    match = _CUSTOM_ID.fullmatch(name)
+    return None if match is None else (match[1], match[2])
+
+
 def parse_custom_id(name: str) -> tuple[UUID, int] | None:
     """The job and the round; None for a name that `custom_id` would not have given."""
-    match = _CUSTOM_ID.fullmatch(name)
-    return None if match is None else (UUID(hex=match[1]), int(match[2]))
+    digits = split_custom_id(name)
+    return None if digits is None else (UUID(hex=digits[0]), int(digits[1]))
 
 
 def creation_ref(batch_id: UUID, epoch: int) -> str:

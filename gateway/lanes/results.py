@@ -1,15 +1,19 @@
 """Downloaded result files, read a bounded number of lines at a time."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from gateway.providers.dialect import Broken, LineResult
 
 log = logging.getLogger(__name__)
 
-CHUNK_LINES = 500
-CHUNK_BYTES = 8_000_000
+T = TypeVar("T")
+
+CHUNK_LINES = 1000
+CHUNK_BYTES = 4_000_000
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -37,3 +41,12 @@ def read_chunks(path: Path, parse: Callable[[bytes], LineResult]) -> Iterator[li
         yield chunk
     if unreadable:
         log.error("batch.unreadable_lines", extra={"lines": unreadable, "alert": True})
+
+
+def ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The same items, each made by a thread while the one before it is in use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item

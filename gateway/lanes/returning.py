@@ -1,7 +1,7 @@
 """Lines that came to nothing: their jobs go back to the queue, at most three times.
 
-A job whose cancellation was asked for is cancelled instead, and a job that has ended meanwhile
-stays as it ended.
+A job whose cancellation was asked for is cancelled instead. A job that has ended meanwhile stays
+as it ended, and one that has left for the standard lane stays there.
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from gateway.lanes import endings, leases, spooling
+from gateway.lanes import endings, isolation, leases, spooling
 from gateway.lanes.leases import Claim, LeaseLost
 from gateway.lanes.records import (
     BatchRecord,
@@ -51,8 +51,10 @@ _WITHDRAW = text(
     """
     UPDATE lines SET status = 'withdrawn' FROM jobs
     WHERE lines.batch_id = :batch_id AND lines.status = 'open' AND jobs.id = lines.job_id
-      AND (jobs.completed_at IS NOT NULL OR jobs.status = 'cancelling')
-    RETURNING lines.job_id, jobs.completed_at IS NULL AS cancelling
+      AND (jobs.completed_at IS NOT NULL OR jobs.status = 'cancelling'
+           OR jobs.batch_id IS DISTINCT FROM lines.batch_id)
+    RETURNING lines.job_id, jobs.completed_at IS NULL AND jobs.status = 'cancelling'
+                            AND jobs.batch_id = lines.batch_id AS cancelling
     """
 )
 _COUNT_OPEN = text("SELECT count(*) FROM lines WHERE batch_id = :batch_id AND status = 'open'")
@@ -83,6 +85,7 @@ _PUT_BACK = text(
     """
     UPDATE provider_batches
     SET status = 'formed', refusals = refusals + :refusals, last_error = :error,
+        crashes = CASE WHEN :refusals = 0 THEN crashes ELSE 0 END,
         input_file_id = CASE WHEN refusals + :refusals < :file_trusted THEN input_file_id END,
         due_at = now() + make_interval(secs => :delay)
     WHERE id = :batch_id
@@ -98,7 +101,7 @@ _SUBMITTED = text(
     """
     UPDATE provider_batches
     SET status = 'submitted', external_id = :external_id, provider_status = :provider_status,
-        submitted_at = now(), ended_at = NULL, last_error = NULL,
+        submitted_at = now(), ended_at = NULL, last_error = NULL, crashes = 0,
         due_at = now() + make_interval(secs => :delay)
     WHERE id = :batch_id
     """
@@ -115,7 +118,14 @@ _DONE = text(
     "UPDATE provider_batches SET status = 'done', done_at = now(), last_error = :error "
     "WHERE id = :batch_id"
 )
-_OPEN_JOBS = text("SELECT job_id FROM lines WHERE batch_id = :batch_id AND status = 'open'")
+# A job that has left for the standard lane does not end with its batch.
+_OPEN_JOBS = text(
+    """
+    SELECT lines.job_id FROM lines
+    JOIN jobs ON jobs.id = lines.job_id AND jobs.batch_id = lines.batch_id
+    WHERE lines.batch_id = :batch_id AND lines.status = 'open'
+    """
+)
 _FAIL_LINES = text(
     "UPDATE lines SET status = 'failed' WHERE batch_id = :batch_id AND status = 'open'"
 )
@@ -142,7 +152,7 @@ def submit(works: Works, batch_id: UUID) -> None:
 
 def _submit(works: Works, claim: Claim) -> None:
     batch = _prepare(works.engine, claim)
-    if batch is None:
+    if batch is None or _isolated(works.engine, claim):
         return
     target = target_of(works, batch)
     if target is None:
@@ -183,7 +193,7 @@ def _submit(works: Works, claim: Claim) -> None:
 
 
 def _prepare(engine: Engine, claim: Claim) -> BatchRecord | None:
-    """Leaves out the lines of jobs that have ended or are to be cancelled; None if none is left.
+    """Leaves out the lines of jobs that have ended or left; None if no line is left.
 
     A file that was uploaded before is kept only if no line has gone since.
     """
@@ -201,6 +211,16 @@ def _prepare(engine: Engine, claim: Claim) -> BatchRecord | None:
     if cancelling:
         endings.announce(engine, claim.batch_id)
     return batch
+
+
+def _isolated(engine: Engine, claim: Claim) -> bool:
+    """Whether the batch has killed so many workers that it was divided or failed instead."""
+    with transaction(engine) as session:
+        ends = isolation.isolate(session, claim)
+        endings.finish(session, ends or [])
+    if ends:
+        endings.announce(engine, claim.batch_id)
+    return ends is not None
 
 
 def _fail_unwritable(engine: Engine, claim: Claim, batch: BatchRecord, jobs: list[UUID]) -> None:

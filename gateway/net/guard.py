@@ -21,6 +21,9 @@ Resolver = Callable[[str, int], Sequence[str]]
 """(host, port) -> addresses as text; raises OSError where there are none."""
 Connector = Callable[[str, int, float], socket.socket]
 """(address, port, timeout_seconds) -> a connected socket."""
+LookUp = Callable[[], list[str]]
+Patience = Callable[[float, LookUp], list[str]]
+"""(timeout_seconds, what to call) -> what it returns; raises TimeoutError when the time is up."""
 
 URL_MAX_BYTES = 2048  # A PostgreSQL index entry holds some 2,700.
 _ADDRESSES_TRIED_MAX = 4
@@ -184,6 +187,26 @@ def connect(address: str, port: int, timeout_seconds: float) -> socket.socket:
     return connection
 
 
+def in_thread(timeout_seconds: float, look_up: LookUp) -> list[str]:
+    """Calls in a thread of its own, left behind when it is late: getaddrinfo has no time-out."""
+    answers: SimpleQueue[list[str] | Exception] = SimpleQueue()
+
+    def answer() -> None:
+        try:
+            answers.put(look_up())
+        except (OSError, UnicodeError) as error:
+            answers.put(error)
+
+    threading.Thread(target=answer, name="resolve", daemon=True).start()
+    try:
+        given = answers.get(timeout=timeout_seconds)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(given, Exception):
+        raise given
+    return given
+
+
 @dataclass(frozen=True, slots=True)
 class Dialler:
     """Connects to a host whose addresses are all public, or all that `allow_private` lets by."""
@@ -191,6 +214,7 @@ class Dialler:
     allow_private: bool
     resolver: Resolver = resolve
     connector: Connector = connect
+    patience: Patience = in_thread
 
     def dial(self, host: str, port: int, timeout_seconds: float) -> socket.socket:
         """Looks up, checks, connects; all of it within the time.
@@ -217,27 +241,15 @@ class Dialler:
         if literal is not None:
             addresses = [str(literal)]
         else:
-            addresses = _resolve_within(timeout_seconds, self.resolver, host, port)
+            addresses = self._looked_up(host, port, timeout_seconds)
         if not self.allow_private and not all(is_public(ip_address(text)) for text in addresses):
             raise RefusedAddress("the host has an address that is not public")
         return addresses
 
-
-def _resolve_within(timeout_seconds: float, resolver: Resolver, host: str, port: int) -> list[str]:
-    """Runs the resolver in a thread of its own: getaddrinfo knows no time-out."""
-    answers: SimpleQueue[list[str] | Exception] = SimpleQueue()
-
-    def look_up() -> None:
+    def _looked_up(self, host: str, port: int, timeout_seconds: float) -> list[str]:
         try:
-            answers.put(list(resolver(host, port)))
+            return self.patience(timeout_seconds, lambda: list(self.resolver(host, port)))
+        except TimeoutError:
+            raise TimeoutError("the name server did not answer in time") from None
         except (OSError, UnicodeError) as error:
-            answers.put(error)
-
-    threading.Thread(target=look_up, name="resolve", daemon=True).start()
-    try:
-        answer = answers.get(timeout=timeout_seconds)
-    except Empty:
-        raise TimeoutError("the name server did not answer in time") from None
-    if isinstance(answer, Exception):
-        raise OSError("the host name could not be resolved") from answer
-    return answer
+            raise OSError("the host name could not be resolved") from error

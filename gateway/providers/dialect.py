@@ -24,9 +24,13 @@ from gateway.catalogue.usage import Usage
 
 
 class ProviderError(Exception):
-    """Base of the tree above. `message` is fit for the caller: no key, no id of ours in it."""
+    """Base of the tree above. `message` is fit for the caller: no key, no id of ours in it.
+
+    Nor is there anything in it that no column of text can hold: NUL, half a surrogate pair.
+    """
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        message = message.encode(errors="replace").decode().replace("\0", "?")
         super().__init__(message)
         self.message = message
         self.status = status

@@ -7,6 +7,9 @@ import orjson
 
 JsonObject = dict[str, Any]
 
+LARGEST_COUNT = 2**31 - 1
+"""What a column of the books holds; no call has more tokens."""
+
 
 def decode_object(data: bytes) -> JsonObject:
     """The JSON object in `data`; ValueError if it is anything else.
@@ -31,8 +34,8 @@ def string(value: object) -> str:
 
 
 def count(value: object) -> int | None:
-    """A whole number from 0 up. JSON's true and 1.5 are no counts."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    """A whole number from 0 to 2^31 - 1. JSON's true and 1.5 are no counts."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT:
         return value
     return None
 

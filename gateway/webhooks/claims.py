@@ -10,18 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, and_, case, func, insert, select, text, update
+from sqlalchemy import func, insert, text, update
 from sqlalchemy.orm import Session
 
-from gateway.webhooks.events import JOB_EVENT_STATUS, RESULT_MAX_BYTES, body_of
+from gateway.webhooks import health, parcels
+from gateway.webhooks.parcels import Parcel
 from gateway.webhooks.schedule import ATTEMPTS_MAX
-from models.accounts import Account
-from models.jobs import Job, JobResult
-from models.states import FINAL_JOB_STATUSES, DeliveryStatus
-from models.webhooks import Delivery, DeliveryAttempt, Event
+from models.states import DeliveryStatus
+from models.webhooks import Delivery, DeliveryAttempt
 
 LEASE_SECONDS = 30
 IN_FLIGHT_PER_URL = 4
@@ -33,7 +31,6 @@ _WALKED_URLS = 1000
 _TURN = int.from_bytes(b"webhooks")
 
 _HOST = re.compile(r"\w+://([^/?#]*)")
-_WITH_RESULT = [kind for kind, status in JOB_EVENT_STATUS.items() if status in FINAL_JOB_STATUSES]
 
 # A burst is younger than the planner's statistics, which then prefer reading all of the backlog
 # and sorting it to reading its first rows from an index.
@@ -47,7 +44,7 @@ _IN_FLIGHT = text(
     " WHERE status = 'pending' AND leased_until IS NOT NULL AND leased_until > now()"
 )
 _OLDEST = text(
-    "SELECT id, url, attempts FROM deliveries"
+    "SELECT id, url FROM deliveries"
     " WHERE status = 'pending' AND due_at <= now() ORDER BY due_at LIMIT :rows"
 )
 # From URL to URL through the index, however many rows each has; a few due ones of each.
@@ -62,11 +59,27 @@ _WALK = text(
             ORDER BY url LIMIT 1
         ) AS next WHERE walk.step < :urls
     )
-    SELECT due.id, walk.url, walk.step, due.attempts FROM walk LEFT JOIN LATERAL (
-        SELECT id, attempts FROM deliveries
+    SELECT due.id, walk.url, walk.step FROM walk LEFT JOIN LATERAL (
+        SELECT id FROM deliveries
         WHERE status = 'pending' AND deliveries.url = walk.url AND due_at <= now()
         ORDER BY due_at LIMIT :rows
     ) AS due ON true ORDER BY walk.step
+    """
+)
+# A delivery whose last attempt began and never came to an end, or whose endpoint wants no more.
+_GIVE_UP = text(
+    f"""
+    WITH chosen AS (
+        SELECT id FROM deliveries
+        WHERE id = ANY(:ids) AND status = 'pending' AND due_at <= now()
+          AND (attempts - attempts_before >= {ATTEMPTS_MAX}
+               OR endpoint_id IS NOT NULL AND NOT EXISTS (
+                   SELECT FROM webhook_endpoints
+                   WHERE id = deliveries.endpoint_id AND disabled_at IS NULL))
+        ORDER BY id FOR UPDATE SKIP LOCKED
+    )
+    UPDATE deliveries SET status = 'failed', leased_until = NULL, finished_at = now()
+    FROM chosen WHERE deliveries.id = chosen.id
     """
 )
 _LEASE = text(
@@ -88,20 +101,6 @@ _LEASE = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """One attempt that has been begun: what to send, where to, and under which epoch."""
-
-    delivery_id: UUID
-    epoch: int
-    attempt: int
-    url: str
-    event_id: UUID
-    account_id: UUID
-    sealed_secret: bytes
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of an attempt. A delivery that stays pending is tried after `wait_seconds`."""
 
@@ -110,6 +109,14 @@ class Outcome:
     http_status: int | None = None
     error: str | None = None
     excerpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Whether an outcome counted, and why its endpoint was disabled, if it was."""
+
+    won: bool
+    disabled_reason: str | None = None
 
 
 class _Room:
@@ -151,37 +158,27 @@ def claim(session: Session, places: int, walk_after: str | None) -> tuple[list[P
     session.execute(_TAKE_TURN, {"turn": _TURN})
     room = _Room(places, session.scalars(_IN_FLIGHT))
     rows = session.execute(_OLDEST, {"rows": _OLDEST_ROWS}).all()
-    chosen = {row.id: row.attempts for row in rows if room.take(row.url)}
+    chosen = [row.id for row in rows if room.take(row.url)]
     walked_to = None
     if walk_after is not None and room.places > 0 and len(rows) == _OLDEST_ROWS:
         walked = session.execute(
             _WALK, {"after": walk_after, "urls": _WALKED_URLS, "rows": IN_FLIGHT_PER_URL}
         ).all()
-        for row in walked:
-            if row.id is not None and row.id not in chosen and room.take(row.url):
-                chosen[row.id] = row.attempts
+        seen = set(chosen)
+        chosen += [
+            row.id
+            for row in walked
+            if row.id is not None and row.id not in seen and room.take(row.url)
+        ]
         ended = not walked or walked[-1].step < _WALKED_URLS
         walked_to = "" if ended else walked[-1].url
-    worn_out = [key for key, attempts in chosen.items() if attempts >= ATTEMPTS_MAX]
-    if worn_out:
-        _give_up(session, worn_out)
-    return _lease(session, [key for key in chosen if key not in worn_out]), walked_to
-
-
-def _give_up(session: Session, delivery_ids: Sequence[UUID]) -> None:
-    """Ends deliveries whose last attempt began and never came to an end."""
-    session.execute(
-        update(Delivery)
-        .where(Delivery.id.in_(delivery_ids), Delivery.status == DeliveryStatus.PENDING)
-        .where(Delivery.due_at <= func.now(), Delivery.attempts >= ATTEMPTS_MAX)
-        .values(status=DeliveryStatus.FAILED, leased_until=None, finished_at=func.now()),
-        execution_options={"synchronize_session": False},
-    )
+    if not chosen:
+        return [], walked_to
+    session.execute(_GIVE_UP, {"ids": chosen})
+    return _lease(session, chosen), walked_to
 
 
 def _lease(session: Session, delivery_ids: Sequence[UUID]) -> list[Parcel]:
-    if not delivery_ids:
-        return []
     leased = session.execute(
         _LEASE, {"ids": list(delivery_ids), "lease_seconds": LEASE_SECONDS}
     ).all()
@@ -191,61 +188,13 @@ def _lease(session: Session, delivery_ids: Sequence[UUID]) -> list[Parcel]:
         insert(DeliveryAttempt),
         [{"delivery_id": row.id, "number": row.attempts} for row in leased],
     )
-    return [_parcel(row) for row in session.execute(_contents([row.id for row in leased]))]
+    return parcels.read(session, [row.id for row in leased])
 
 
-def _contents(delivery_ids: Sequence[UUID]) -> Select[*tuple[Any, ...]]:
-    wants_result = and_(Delivery.include_result, Event.type.in_(_WITH_RESULT))
-    short_result = case((func.octet_length(JobResult.body) <= RESULT_MAX_BYTES, JobResult.body))
-    return (
-        select(
-            Delivery.id,
-            Delivery.epoch,
-            Delivery.attempts,
-            Delivery.url,
-            Delivery.include_result,
-            Event.id.label("event_id"),
-            Event.type,
-            Event.created_at,
-            Event.account_id,
-            Account.webhook_secret,
-            Job.id.label("job_id"),
-            Job.custom_id,
-            Job.job_metadata,
-            short_result.label("result"),
-        )
-        .join(Event, Event.id == Delivery.event_id)
-        .join(Account, Account.id == Event.account_id)
-        .join(Job, Job.id == Event.job_id)
-        .outerjoin(JobResult, and_(JobResult.job_id == Job.id, wants_result))
-        .where(Delivery.id.in_(delivery_ids))
-    )
-
-
-def _parcel(row: Row[Any]) -> Parcel:
-    return Parcel(
-        delivery_id=row.id,
-        epoch=row.epoch,
-        attempt=row.attempts,
-        url=row.url,
-        event_id=row.event_id,
-        account_id=row.account_id,
-        sealed_secret=row.webhook_secret,
-        body=body_of(
-            event_id=row.event_id,
-            event_type=row.type,
-            created_at=row.created_at,
-            job_id=row.job_id,
-            custom_id=row.custom_id,
-            metadata=row.job_metadata,
-            include_result=row.include_result,
-            result=row.result,
-        ),
-    )
-
-
-def finish(session: Session, parcel: Parcel, outcome: Outcome) -> bool:
-    """Records an outcome. False, and nothing changes, if the delivery has been claimed since."""
+def finish(session: Session, parcel: Parcel, outcome: Outcome) -> Recorded:
+    """Records an outcome; nothing changes if the delivery has been claimed since."""
+    if parcel.endpoint_id is not None:
+        health.lock(session, parcel.endpoint_id)
     ended = outcome.status is not DeliveryStatus.PENDING
     won = session.execute(
         update(Delivery)
@@ -261,7 +210,7 @@ def finish(session: Session, parcel: Parcel, outcome: Outcome) -> bool:
         execution_options={"synchronize_session": False},
     ).first()
     if won is None:
-        return False
+        return Recorded(False)
     session.execute(
         update(DeliveryAttempt)
         .where(DeliveryAttempt.delivery_id == parcel.delivery_id)
@@ -274,4 +223,10 @@ def finish(session: Session, parcel: Parcel, outcome: Outcome) -> bool:
         ),
         execution_options={"synchronize_session": False},
     )
-    return True
+    if parcel.endpoint_id is None:
+        return Recorded(True)
+    delivered = outcome.status is DeliveryStatus.DELIVERED
+    reason = health.note(
+        session, parcel.endpoint_id, delivered=delivered, http_status=outcome.http_status
+    )
+    return Recorded(True, disabled_reason=reason)

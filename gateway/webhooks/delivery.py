@@ -11,12 +11,14 @@ from uuid import UUID
 import httpx
 from sqlalchemy import Engine
 
-from gateway.net.guard import Dialler, RefusedAddress, check_url
+from gateway.net.guard import RefusedAddress, check_url
 from gateway.net.retry import parse_retry_after
-from gateway.webhooks.claims import Outcome, Parcel, claim, finish
+from gateway.webhooks.claims import Outcome, Recorded, claim, finish
+from gateway.webhooks.health import GONE_STATUS
+from gateway.webhooks.parcels import Parcel
 from gateway.webhooks.schedule import wait_seconds
-from gateway.webhooks.signing import sign
-from gateway.webhooks.transport import Answer, GuardedTransport, post
+from gateway.webhooks.signing import signed_headers
+from gateway.webhooks.transport import Answer, post
 from models import ids
 from models.session import transaction
 from models.states import DeliveryStatus
@@ -28,17 +30,13 @@ _LOOK_SECONDS = 0.25
 # Claims that come too close together take one delivery each, and walks are the dear part of them.
 _CLAIM_PAUSE_SECONDS = 0.02
 _WALK_PAUSE_SECONDS = 0.1
-_GONE = 410
 
 Unseal = Callable[[UUID, bytes], str]
-"""(account id, sealed secret) -> `whsec_…`."""
+"""(id of the account or endpoint, sealed secret) -> `whsec_…`."""
 
 
 class Courier:
-    """Delivers webhooks on `threads` threads. One a process; safe to call from any thread.
-
-    `transport` stands in for the guarded one in tests.
-    """
+    """Delivers webhooks on `threads` threads. One a process; safe to call from any thread."""
 
     def __init__(
         self,
@@ -47,7 +45,7 @@ class Courier:
         *,
         allow_private: bool,
         threads: int = 16,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx.BaseTransport,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -55,7 +53,7 @@ class Courier:
         self._unseal = unseal
         self._allow_private = allow_private
         self._threads = threads
-        self._transport = transport or GuardedTransport(Dialler(allow_private))
+        self._transport = transport
         self._rng = rng or random.Random()
         self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="webhook")
@@ -155,16 +153,7 @@ class Courier:
         milliseconds = round((time.monotonic() - started) * 1000)
         with transaction(self._engine) as session:
             recorded = finish(session, parcel, outcome)
-        fields = {
-            "delivery_id": ids.show(ids.Prefix.DELIVERY, parcel.delivery_id),
-            "attempt": parcel.attempt,
-            "status": outcome.status,
-            "http_status": outcome.http_status,
-            "error": outcome.error,
-            "milliseconds": milliseconds,
-            "recorded": recorded,
-        }
-        _log.info("webhook attempt", extra=fields)
+        _log_attempt(parcel, outcome, recorded, milliseconds)
 
     def _attempt(self, parcel: Parcel) -> Outcome:
         """One POST and what its answer means. Holds no session."""
@@ -187,27 +176,42 @@ class Courier:
         return self._again(parcel, None, answer)
 
     def _headers(self, parcel: Parcel) -> dict[str, str]:
-        message_id = ids.show(ids.Prefix.EVENT, parcel.event_id)
-        timestamp = int(self._clock())
-        secret = self._unseal(parcel.account_id, parcel.sealed_secret)
-        return {
-            "Content-Type": "application/json",
-            "User-Agent": "offpeak",
-            "Webhook-Id": message_id,
-            "Webhook-Timestamp": str(timestamp),
-            "Webhook-Signature": sign(secret, message_id, timestamp, parcel.body),
-        }
+        return signed_headers(
+            [self._unseal(parcel.secrets_owner, sealed) for sealed in parcel.sealed_secrets],
+            ids.show(ids.Prefix.EVENT, parcel.event_id),
+            int(self._clock()),
+            parcel.body,
+        )
 
     def _again(self, parcel: Parcel, error: str | None, answer: Answer | None = None) -> Outcome:
         """A failure: pending until its next turn, or failed if that was the last."""
         status = answer.status if answer else None
         retry_after = parse_retry_after(answer.headers, self._clock()) if answer else None
-        seconds = wait_seconds(parcel.attempt, retry_after_seconds=retry_after, rng=self._rng)
-        gone = status == _GONE
+        seconds = wait_seconds(parcel.turn, retry_after_seconds=retry_after, rng=self._rng)
+        gone = status == GONE_STATUS
         return Outcome(
             DeliveryStatus.FAILED if gone or seconds is None else DeliveryStatus.PENDING,
             wait_seconds=seconds or 0.0,
             http_status=status,
             error=error,
             excerpt=answer.excerpt if answer else None,
+        )
+
+
+def _log_attempt(parcel: Parcel, outcome: Outcome, recorded: Recorded, milliseconds: int) -> None:
+    fields = {
+        "delivery_id": ids.show(ids.Prefix.DELIVERY, parcel.delivery_id),
+        "attempt": parcel.attempt,
+        "status": outcome.status,
+        "http_status": outcome.http_status,
+        "error": outcome.error,
+        "milliseconds": milliseconds,
+        "recorded": recorded.won,
+    }
+    _log.info("webhook attempt", extra=fields)
+    if parcel.endpoint_id is not None and recorded.disabled_reason is not None:
+        endpoint_id = ids.show(ids.Prefix.WEBHOOK_ENDPOINT, parcel.endpoint_id)
+        _log.warning(
+            "webhook_endpoint.disabled",
+            extra={"endpoint_id": endpoint_id, "reason": recorded.disabled_reason},
         )

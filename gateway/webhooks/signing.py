@@ -5,6 +5,7 @@ import binascii
 import hashlib
 import hmac
 import os
+from collections.abc import Sequence
 
 SECRET_PREFIX = "whsec_"
 _SECRET_BYTES = 32
@@ -13,6 +14,26 @@ _SECRET_BYTES = 32
 def new_secret() -> str:
     """A fresh signing secret: `whsec_` and 32 random bytes in base64."""
     return SECRET_PREFIX + base64.b64encode(os.urandom(_SECRET_BYTES)).decode("ascii")
+
+
+def hint(secret: str) -> str:
+    """What may be shown of a secret, to tell it from others: its last letters."""
+    return f"{SECRET_PREFIX}…{secret.rstrip('=')[-4:]}"
+
+
+def signed_headers(
+    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """The headers of a message, with one signature for each of the secrets that hold."""
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": "offpeak",
+        "Webhook-Id": message_id,
+        "Webhook-Timestamp": str(timestamp),
+        "Webhook-Signature": " ".join(
+            sign(secret, message_id, timestamp, body) for secret in secrets
+        ),
+    }
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:

@@ -27,6 +27,7 @@ class ControlRoutes:
             ("/meter", "meter", self.meter, "GET"),
             ("/batches", "batches", self.batches, "GET"),
             ("/lines", "lines", self.lines, "GET"),
+            ("/faults", "faults", self.faults, "GET"),
             ("/knobs", "knobs", self.knobs, "GET"),
             ("/knobs", "turn", self.turn, "POST"),
             ("/reset", "reset", self.reset, "POST"),
@@ -49,6 +50,10 @@ class ControlRoutes:
             raise ApiError(400, "'after' is a cursor from an earlier answer.")
         rows, following = self._simulator.store.meter.lines(limit, int(after))
         return json_response({"rows": rows, "next": following, "has_more": len(rows) == limit})
+
+    def faults(self) -> Response:
+        """How often each fault has struck: one for each answer, line or batch it befell."""
+        return json_response(+self._simulator.knobs.struck)
 
     def knobs(self) -> Response:
         return json_response(self._simulator.knobs.shown())

@@ -6,6 +6,7 @@ strike the next N times exactly, and `"operation"` (a route's name, such as `cha
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -173,7 +174,10 @@ def _fault(value: object) -> Fault:
 
 
 class Knobs:
-    """Settings, faults and their seeded randomness. `start` is what `reset` goes back to."""
+    """Settings, faults and their seeded randomness. `start` is what `reset` goes back to.
+
+    `struck` counts, by name, how often each fault has struck since the last reset.
+    """
 
     def __init__(self, start: Mapping[str, object] | None = None) -> None:
         self._start = dict(start or {})
@@ -181,6 +185,7 @@ class Knobs:
 
     def reset(self) -> None:
         self.settings = Settings()
+        self.struck: Counter[str] = Counter()
         self._faults: dict[str, Fault] = {}
         self._random = random.Random(self.settings.seed)
         self.merge(self._start)
@@ -215,11 +220,12 @@ class Knobs:
         if places and operation and operation not in places:
             return False
         if fault.count is None:
-            return self._random.random() < fault.probability
-        if fault.count <= 0:
-            return False
-        self._faults[name] = replace(fault, count=fault.count - 1)
-        return True
+            strikes = self._random.random() < fault.probability
+        else:
+            strikes = fault.count > 0
+            self._faults[name] = replace(fault, count=fault.count - strikes)
+        self.struck[name] += strikes
+        return strikes
 
     def is_set(self, name: str) -> bool:
         """Whether the fault is configured at all, used up or not."""

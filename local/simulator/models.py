@@ -60,6 +60,12 @@ MODELS: Final[dict[str, Model]] = {
         _chat("gpt-6-luna", "", 1_050_000, 128_000, caches=True),
         _chat("gpt-6.1-terra", "", 1_050_000, 128_000, caches=True),
         _chat("gpt-6-astra", "", 1_050_000, 128_000, caches=True),
+        # Open weights, which several hosts serve under this name.
+        _chat("openai/gpt-oss-120b", "", 131_072, 65_536, "openai"),
+        _chat("openai/gpt-oss-20b", "", 131_072, 65_536, "openai"),
+        _chat("llama-3.1-8b-instant", "", 131_072, 131_072, "Meta"),
+        _chat("llama-3.3-70b-versatile", "", 131_072, 32_768, "Meta"),
+        _chat("qwen/qwen3.8-27b", "", 131_072, 16_384, "Alibaba Cloud"),
         _embedding("text-embedding-3-small", 1536, "system", shortenable=True),
         _embedding("text-embedding-3-large", 3072, "system", shortenable=True),
         _embedding("text-embedding-ada-002", 1536, "openai-internal", shortenable=False),

@@ -16,7 +16,7 @@ import pytest
 from openai import OpenAI
 from standardwebhooks.webhooks import Webhook
 
-from tests.acceptance.deployment import FORMATION, MARKUP_PERCENT, Account, Deployment
+from tests.acceptance.deployment import MARKUP_PERCENT, Account, Deployment
 from tests.acceptance.facts import Facts, Price, body_of, vectors
 from tests.acceptance.load import DIMENSIONS, EMBEDDINGS, PLANTED, Accepted
 from tests.acceptance.simulator import Row
@@ -40,21 +40,28 @@ def audit(
 
     Jobs may fail with the HTTP statuses in `failing`, and must complete otherwise.
     """
+    facts, wrong = violations(deployment, accepted, failing=failing)
+    wrong += _webhooks(facts, accepted, sink)
+    assert not wrong, f"{len(wrong)} things are wrong: " + "\n".join(wrong[:SHOWN])
+    return facts
+
+
+def violations(
+    deployment: Deployment, accepted: Sequence[Accepted], *, failing: frozenset[int]
+) -> tuple[Facts, list[str]]:
+    """The facts, and what is wrong with them; the webhooks are left to whoever received them."""
     with ThreadPoolExecutor(1) as pool:
         # A process of its own, and slow to start: it runs beside the other checks.
         verified = pool.submit(deployment.command, "ledger", "verify")
         facts = Facts.gather(deployment)
-        wrong = [*_all_but_ledger(deployment, facts, accepted, sink, failing)]
-    wrong += _ledger(*verified.result())
-    assert not wrong, f"{len(wrong)} things are wrong: " + "\n".join(wrong[:SHOWN])
-    return facts
+        wrong = [*_all_but_ledger(deployment, facts, accepted, failing)]
+    return facts, [*wrong, *_ledger(*verified.result())]
 
 
 def _all_but_ledger(
     deployment: Deployment,
     facts: Facts,
     accepted: Sequence[Accepted],
-    sink: Sink,
     failing: frozenset[int],
 ) -> Iterable[str]:
     return [
@@ -63,9 +70,12 @@ def _all_but_ledger(
         *_charges(facts),
         *_costs(facts),
         *_batches(facts),
-        *_webhooks(facts, accepted, sink),
         *_logs(deployment),
-        *(f"{name} has died" for name in FORMATION if not deployment.processes.alive(name)),
+        *(
+            f"{name} has died"
+            for name in deployment.formation
+            if not deployment.processes.alive(name)
+        ),
     ]
 
 

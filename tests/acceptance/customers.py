@@ -12,6 +12,7 @@ from web import create_app
 
 CREDIT_USD = "1000"
 REQUESTS_PER_MINUTE = "1000000"
+SPEND_LIMIT_USD = "1000000"
 
 
 def _run(runner: FlaskCliRunner, *arguments: str) -> dict[str, str]:
@@ -31,6 +32,7 @@ def main() -> None:
             runner,
             *("keys", "create", account["account_id"]),
             *("--requests-per-minute", REQUESTS_PER_MINUTE),
+            *("--daily-usd", SPEND_LIMIT_USD, "--monthly-usd", SPEND_LIMIT_USD),
         )
         print(json.dumps({**account, **key}))
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -46,7 +46,8 @@ LOG_TAIL_CHARACTERS = 3000
 # What a run leaves behind; accounts, keys, lanes and prices stay, for processes remember them.
 _FORGET = """
     TRUNCATE jobs, job_bodies, job_results, idempotency_keys, provider_batches, lines,
-        orphan_batches, ticks, holds, settlements, events, deliveries, delivery_attempts CASCADE;
+        orphan_batches, batch_cancellations, standard_runs, ticks, holds, key_spending,
+        settlements, events, deliveries, delivery_attempts, request_log CASCADE;
     DELETE FROM transfers WHERE kind <> 'deposit';
     UPDATE balances SET debits_nanos = 0, held_nanos = 0;
 """
@@ -78,7 +79,10 @@ class Deployment:
     one thread that lives as long as the deployment.
     """
 
-    def __init__(self) -> None:
+    formation: Sequence[str] = FORMATION
+
+    def __init__(self, settings: Mapping[str, str] = SETTINGS) -> None:
+        self._settings = settings
         self._directory = Path(tempfile.mkdtemp(prefix="offpeak-acceptance-"))
         self._directory.chmod(0o711)  # PostgreSQL's user must be able to pass, when we are root.
         self._cleanup = contextlib.ExitStack()
@@ -109,32 +113,35 @@ class Deployment:
         self.simulator = Simulator(f"http://127.0.0.1:{port}")
         self._cleanup.callback(self.simulator.close)
         self._release()
-        for name in FORMATION:
-            self.processes.start(name)
+        for name in self.formation:
+            self.start(_process_of(name), name)
         made = self._make_accounts()
         self.wait_ready()
         self.accounts = [self._known(each["account_id"], each["api_key"]) for each in made]
 
     def _make_environ(self, simulator_port: int) -> dict[str, str]:
-        """Starts the databases; the environment of all processes, with nothing of our own in it."""
+        """The environment of all processes, with nothing of our own in it."""
         scratch = self._directory / "tmp"
         scratch.mkdir()
-        data = self.postgres.data_directory.parent
-        self._cleanup.callback(shutil.rmtree, data, ignore_errors=True)
-        self._cleanup.callback(self.postgres.stop)
-        self._cleanup.callback(self.redis.stop)
-        services = {
-            **simulated_providers(simulator_port),
-            "REDIS_URL": self.redis.start(),
-            "DATABASE_URL": self.postgres.start(),
-        }
         given = {
             "PATH": os.environ["PATH"],
             "PORT": self.base_url.rpartition(":")[2],
             "TMPDIR": str(scratch),
-            **SETTINGS,
+            **self._settings,
         }
-        return complete(given, services, self._directory)
+        return complete(given, self._start_services(simulator_port), self._directory)
+
+    def _start_services(self, simulator_port: int) -> dict[str, str]:
+        """Starts the databases; the variables that tell where they and the simulator are."""
+        data = self.postgres.data_directory.parent
+        self._cleanup.callback(shutil.rmtree, data, ignore_errors=True)
+        self._cleanup.callback(self.postgres.stop)
+        self._cleanup.callback(self.redis.stop)
+        return {
+            **simulated_providers(simulator_port),
+            "REDIS_URL": self.redis.start(),
+            "DATABASE_URL": self.postgres.start(),
+        }
 
     def _release(self) -> None:
         done = self._run("/bin/sh", "-c", f"exec {read_procfile(ROOT / 'Procfile')['release']}")

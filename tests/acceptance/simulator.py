@@ -15,6 +15,7 @@ class Simulator:
     """The control interface of a simulator process."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._client = httpx.Client(base_url=url, timeout=30, trust_env=False)
         end = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -44,6 +45,11 @@ class Simulator:
         """Every knob as it stands; a counted fault shows what is left of it."""
         shown: Row = self._client.get("/_sim/knobs").raise_for_status().json()
         return shown
+
+    def faults(self) -> dict[str, int]:
+        """How often each fault has struck."""
+        struck: dict[str, int] = self._client.get("/_sim/faults").raise_for_status().json()
+        return struck
 
     def batches(self) -> list[Row]:
         """Every batch that was created, oldest first."""

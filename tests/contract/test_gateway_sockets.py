@@ -268,6 +268,35 @@ def test_a_stopping_process_finishes_its_calls_settles_them_and_ends(
     assert charged == (5,)
 
 
+def test_a_stopping_process_ends_its_streams_and_reads_what_callers_left(
+    gateway: Deployment, second_web: str
+) -> None:
+    gateway.simulator.turn(chunk_ms=300)
+    keyed = {"Authorization": f"Bearer {gateway.accounts[1].api_key}"}
+    body = {**BODY, "stream": True}
+    ids, told = [], ""
+    with httpx.Client(base_url=second_web, headers=keyed, timeout=30, trust_env=False) as client:
+        with client.stream("POST", CHAT, json=body) as left:
+            ids.append(_completion_id(next(left.iter_lines())))
+        with client.stream("POST", CHAT, json=body) as read:
+            lines = read.iter_lines()
+            ids.append(_completion_id(next(lines)))
+            gateway.processes.signal("web-ending", signal.SIGTERM)
+            told = "\n".join(lines)
+        assert gateway.processes.wait("web-ending", 20) == 0
+    assert told.rstrip().endswith("data: [DONE]")
+    with gateway.database() as connection:
+        charged = connection.execute(
+            "SELECT count(*) FROM settlements WHERE id = ANY(%s::uuid[]) AND NOT unpriced", [ids]
+        ).fetchone()
+    assert charged == (2,)
+
+
+def _completion_id(line: str) -> str:
+    completion_id: str = json.loads(line.removeprefix("data: "))["id"]
+    return completion_id.removeprefix("chatcmpl-")
+
+
 def test_the_web_process_logs_json_lines_and_no_secrets(
     gateway: Deployment, client: httpx.Client
 ) -> None:

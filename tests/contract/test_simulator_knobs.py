@@ -202,6 +202,16 @@ def test_chance_is_seeded(simulator: SimulatorProcess, caller: Caller) -> None:
     assert statuses() == first
 
 
+def test_it_counts_how_often_each_fault_has_struck(
+    simulator: SimulatorProcess, caller: Caller
+) -> None:
+    simulator.turn(rate_limit={"count": 2}, server_error=0)
+    for _ in range(3):
+        caller.chat()
+
+    assert caller.http.get("/_sim/faults").json() == {"rate_limit": 2}
+
+
 @pytest.mark.parametrize(
     "knobs",
     [{"no_such_knob": 1}, {"latency_ms": -1}, {"shuffle": {"often": 1}}, {"seed": "x"}],

@@ -85,7 +85,7 @@ class FakeDialect(Dialect):
         self.made: dict[str, FakeBatch] = {}
         self.calls: Counter[str] = Counter()
         self.whim: Callable[[str], Step | None] = lambda _operation: None
-        self._script: dict[str, deque[Step]] = defaultdict(deque)
+        self.scripts: dict[str, deque[Step]] = defaultdict(deque)
         self._lock = threading.RLock()
 
     # What tests do.
@@ -93,11 +93,11 @@ class FakeDialect(Dialect):
     def fail(self, operation: str, *errors: BaseException, after: bool = False) -> None:
         """The next calls of the operation raise these; with `after` once they have taken effect."""
         for error in errors:
-            self._script[operation].append(failing(error, after=after))
+            self.scripts[operation].append(failing(error, after=after))
 
     def happens(self, operation: str, what: Callable[[], None], *, after: bool = False) -> None:
         """Something else goes on while the next call of the operation is under way."""
-        self._script[operation].append(Step(what, after))
+        self.scripts[operation].append(Step(what, after))
 
     @property
     def only(self) -> FakeBatch:
@@ -257,7 +257,7 @@ class FakeDialect(Dialect):
     def _play(self, operation: str, act: Callable[[], T]) -> T:
         with self._lock:
             self.calls[operation] += 1
-            steps = self._script[operation]
+            steps = self.scripts[operation]
             step = steps.popleft() if steps else self.whim(operation)
         if step is not None and not step.after:
             step.strike()

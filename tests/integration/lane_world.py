@@ -5,6 +5,7 @@ it makes everything due and ends every lease, as a sweep finds it after a while.
 """
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Connection, event, text
 
 from gateway.billing import ledger
 from gateway.billing.ledger import Charge
@@ -34,7 +35,7 @@ from gateway.lanes import (
     polling,
     submission,
 )
-from gateway.lanes.cancellation import Cancelled
+from gateway.lanes.cancellation import Cancellation
 from gateway.lanes.leases import LeaseKeeper
 from gateway.lanes.works import LanePolicy, Works
 from gateway.providers.dialect import Credential, Dialect, ProviderError
@@ -99,7 +100,15 @@ class World(Records):
         self._account = self._account or self.account()
         return self._account
 
-    def accept(
+    def accept(self, count: int = 1, **options: Any) -> list[UUID]:
+        """Jobs as intake makes them; for `options` see `submissions`."""
+        submissions = self.submissions(count, **options)
+        with transaction(self.engine) as session:
+            told = Intake().accept(session, submissions)
+        assert told == [NOTHING] * count
+        return [each.job_id for each in submissions]
+
+    def submissions(
         self,
         count: int = 1,
         *,
@@ -113,11 +122,11 @@ class World(Records):
         embedding_inputs: int = 0,
         webhook: dict[str, Any] | None = None,
         prices: PriceSnapshot = PRICES,
-    ) -> list[UUID]:
-        """Jobs as intake makes them; `age` is how long ago they came."""
+    ) -> list[Submission]:
+        """Calls as intake is given them; `age` is how long ago they came."""
         lane: LaneKey = (provider or self.dialect.name, "house", CHAT, model)
         created_at = datetime.now(UTC) - age
-        submissions = [
+        return [
             Submission(
                 job_id=ids.new(),
                 account_id=account or self.usual_account,
@@ -127,6 +136,7 @@ class World(Records):
                 body=question(number, size),
                 embedding_inputs=embedding_inputs,
                 estimated_nanos=hold_nanos,
+                standard_nanos=2 * hold_nanos,
                 prices=prices,
                 markup_bps=MARKUP_BPS,
                 created_at=created_at,
@@ -138,17 +148,12 @@ class World(Records):
             )
             for number in range(count)
         ]
-        with transaction(self.engine) as session:
-            told = Intake().accept(session, submissions)
-        assert told == [NOTHING] * count
-        return [each.job_id for each in submissions]
 
-    def cancel(self, job_id: UUID, account: UUID | None = None) -> Cancelled:
-        """As the API does it, the ring for an abandoned batch included."""
+    def cancel(self, job_id: UUID, account: UUID | None = None) -> Cancellation:
+        """As the API does it, and what it rings for."""
         with transaction(self.engine) as session:
             cancelled = cancellation.cancel(session, account or self.usual_account, job_id)
-        if cancelled.abandoned_batch is not None:
-            cancellation.cancel_batch(self.works, cancelled.abandoned_batch)
+        cancellation.cancel_due(self.works)
         return cancelled
 
     # The worker's steps.
@@ -178,6 +183,10 @@ class World(Records):
 
     def ingest(self, batch_id: UUID) -> bool:
         return ingestion.ingest(self.works, self.prices, batch_id)
+
+    def cancel_batches(self) -> None:
+        cancellation.flag_overdue(self.works)
+        cancellation.cancel_due(self.works)
 
     def settle_orphans(self) -> None:
         orphans.settle_due(self.works, self.prices)
@@ -210,10 +219,13 @@ class World(Records):
                     "UPDATE provider_batches SET due_at = now(), "
                     "leased_until = leased_until - interval '1 hour', "
                     "intent_at = intent_at - interval '50 seconds', "
-                    "ended_at = ended_at - interval '50 seconds' WHERE status <> 'done'"
+                    "ended_at = ended_at - interval '50 seconds', lost_intents = ARRAY("
+                    "SELECT lost - interval '50 seconds' FROM unnest(lost_intents) AS lost) "
+                    "WHERE status <> 'done'"
                 )
             )
             session.execute(text("UPDATE orphan_batches SET due_at = now()"))
+            session.execute(text("UPDATE batch_cancellations SET due_at = now()"))
 
     def expire_lease(self, batch_id: UUID) -> None:
         """Whoever holds the batch was stopped for longer than its lease."""
@@ -253,6 +265,7 @@ class World(Records):
             self.survive(self.ingest, batch_id)
         for batch_id in self.survive(self.poll) or ():
             self.survive(self.ingest, batch_id)
+        self.survive(self.cancel_batches)
         self.survive(self.watch)
         self.survive(self.settle_orphans)
 
@@ -314,6 +327,12 @@ def _policy(changes: dict[str, Any]) -> LanePolicy:
     return replace(PROMPT_POLICY, **values)
 
 
+def _stay_dead(_connection: Connection) -> None:
+    """Who was killed commits nothing on the way out: no lease is given back, nothing is noted."""
+    if isinstance(sys.exc_info()[1], Killed):
+        raise Killed
+
+
 @contextmanager
 def opened(
     database_url: str,
@@ -326,6 +345,7 @@ def opened(
     `policy` is what differs from `PROMPT_POLICY`, times in seconds.
     """
     engine = connect(sqlalchemy_url(database_url), pool_size=pool_size, name="lanes-test")
+    event.listen(engine, "commit", _stay_dead)
     spoken: dict[str, Dialect] = {each.name: each for each in dialects or (FakeDialect(),)}
     credentials = {
         (name, "house"): Credential(name, "house", "sk-fake", "http://provider.invalid")

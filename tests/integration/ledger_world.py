@@ -1,6 +1,6 @@
 """Accounts and calls with money: what a test of the ledger works with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,9 +9,10 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from gateway.billing import ledger
+from gateway.billing import ledger, raising
 from gateway.billing.ledger import Charge, HoldRequest
 from gateway.billing.pricing import PriceBook
+from gateway.billing.spending import Refusal
 from gateway.catalogue.usage import Usage
 from models import ids
 from models.accounts import Account
@@ -66,6 +67,10 @@ class Ledger(Records):
         return now + timedelta(hours=1)
 
     def hold(self, *requests: HoldRequest) -> set[UUID]:
+        return {request.id for request in requests} - self.refused(*requests).keys()
+
+    def refused(self, *requests: HoldRequest) -> dict[UUID, Refusal]:
+        """Why those are refused that are not held now."""
         with transaction(self.engine) as session:
             return ledger.hold(session, requests)
 
@@ -86,6 +91,10 @@ class Ledger(Records):
         with transaction(self.engine) as session:
             PriceBook().store(session, PRICES)
             return ledger.resolve(session, charges, voided)
+
+    def raise_holds(self, amounts_nanos: Mapping[UUID, int]) -> set[UUID]:
+        with transaction(self.engine) as session:
+            return raising.raise_holds(session, amounts_nanos)
 
     def return_suspense(self, *hold_ids: UUID) -> None:
         with transaction(self.engine) as session:

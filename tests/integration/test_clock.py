@@ -16,6 +16,7 @@ from models.session import connect
 from schedulers.__main__ import build
 from schedulers.clock import LEADER_LOCK, Clock, Leadership
 from schedulers.timetable import Entry, timetable
+from schedulers.winder import Winder
 from settings import Settings
 from workers.bell import QUEUES, Actor, Bell
 
@@ -53,8 +54,10 @@ class Town:
         self.cleanup.callback(engine.dispose)
         leadership = kind(engine)
         # A process's end takes its lock away; within one process somebody has to.
-        self.cleanup.callback(leadership._drop)
-        return Process(engine, leadership, Clock(engine, leadership, Bell(self.settings)))
+        self.cleanup.callback(leadership.resign)
+        process = Process(engine, leadership, Clock(engine, leadership, Bell(self.settings)))
+        self.processes.append(process)
+        return process
 
     def rings(self) -> int:
         return int(self.client.llen("dramatiq:clock"))
@@ -163,6 +166,78 @@ def test_a_leader_that_ends_makes_way(town: Town) -> None:
     assert second.clock.tick(RARE)
 
 
+def test_a_leader_that_resigns_makes_way_at_once_and_may_lead_again(town: Town) -> None:
+    first, second = town.process(), town.process()
+    assert first.leadership.held()
+    first.leadership.resign()
+    assert second.leadership.held()
+    assert not first.leadership.held()
+    second.leadership.resign()
+    assert first.leadership.held()
+
+
+def forget_turns(town: Town, slots: int) -> None:
+    """So many slots go by without anybody who takes them."""
+    with town.processes[0].engine.begin() as connection:
+        connection.execute(text("UPDATE ticks SET slot = slot - :slots"), {"slots": slots})
+
+
+def test_when_the_leader_is_stopped_the_others_take_its_slots(town: Town) -> None:
+    """A leader that hangs keeps its session, and with it the lock."""
+    leader, other = town.process(), town.process()
+    assert leader.clock.tick(RARE)
+    assert not other.clock.tick(RARE)
+    forget_turns(town, 2)
+    assert not other.clock.tick(RARE), "the leader may be late"
+    forget_turns(town, 1)
+    assert other.clock.tick(RARE)
+    assert not leader.clock.tick(RARE), "the slot is taken"
+    assert town.rings() == 2
+
+
+def test_when_the_databases_clock_is_set_back_the_timetable_goes_on(town: Town) -> None:
+    """Set back by ten minutes: the slots that come again are rung for again, once each."""
+    leader, other = town.process(), town.process()
+    assert leader.clock.tick(RARE)
+    forget_turns(town, -600)
+    assert leader.clock.tick(RARE), "its slot lies 600 ahead"
+    assert not leader.clock.tick(RARE)
+    assert not other.clock.tick(RARE)
+    with leader.engine.connect() as connection:
+        assert len(connection.execute(text("SELECT slot FROM ticks")).all()) == 1
+    forget_turns(town, 1)
+    assert leader.clock.tick(RARE), "the next one"
+    assert town.rings() == 3
+
+
+def test_when_the_databases_clock_is_set_forward_the_slots_between_are_left_out(
+    town: Town,
+) -> None:
+    process = town.process()
+    assert process.clock.tick(RARE)
+    forget_turns(town, 600)
+    assert [process.clock.tick(RARE) for _ in range(3)] == [True, False, False]
+
+
+def test_when_the_machines_clock_is_set_back_every_task_is_due_at_once(town: Town) -> None:
+    """Otherwise the scheduler would sleep until the time of day that it had planned."""
+    wall, steady = 1_800_000_000.0, 50.0
+    scheduler = build(town.settings, town.process().clock)
+    scheduler.start(paused=True)
+    winder = Winder(scheduler, lambda: wall, lambda: steady)
+    planned = {job.id: job.next_run_time for job in scheduler.get_jobs()}
+    wall, steady = wall + 1, steady + 1
+    assert not winder.look()
+    wall, steady = wall + 600, steady + 1
+    assert not winder.look(), "what is due now is late, and runs"
+    assert {job.id: job.next_run_time for job in scheduler.get_jobs()} == planned
+    wall, steady = wall - 600, steady + 1
+    assert winder.look()
+    assert {job.next_run_time.timestamp() for job in scheduler.get_jobs()} == {wall}
+    assert not winder.look(), "once"
+    scheduler.shutdown()
+
+
 def test_leading_holds_no_transaction_open(town: Town) -> None:
     process = town.process()
     for _ in range(2):
@@ -201,7 +276,7 @@ def test_every_entry_has_an_actor_a_queue_and_two_turns_a_slot(town: Town) -> No
     entries = timetable(town.settings)
     assert len({entry.actor for entry in entries}) == len(entries)
     assert all(entry.actor in QUEUES and entry.every_seconds > 0 for entry in entries)
-    jobs = {job.id: job for job in build(town.settings).get_jobs()}
+    jobs = {job.id: job for job in build(town.settings, town.process().clock).get_jobs()}
     assert set(jobs) == {entry.actor.value for entry in entries}
     for entry in entries:
         assert jobs[entry.actor.value].trigger.interval.total_seconds() * 2 == entry.every_seconds

@@ -81,7 +81,7 @@ def test_an_outcome_under_an_old_epoch_changes_nothing(world: World) -> None:
         (current,), _ = claim(session, 16, "")
     before = world.deliveries()[0]
     with transaction(world.engine) as session:
-        assert not finish(session, late, DELIVERED)
+        assert not finish(session, late, DELIVERED).won
     after = world.deliveries()[0]
     assert (after.status, after.epoch, after.leased_until) == (
         before.status,
@@ -90,8 +90,8 @@ def test_an_outcome_under_an_old_epoch_changes_nothing(world: World) -> None:
     )
     assert [each.finished_at for each in world.attempts()] == [None, None]
     with transaction(world.engine) as session:
-        assert finish(session, current, DELIVERED)
-        assert not finish(session, current, DELIVERED)
+        assert finish(session, current, DELIVERED).won
+        assert not finish(session, current, DELIVERED).won
 
 
 def test_a_delivery_that_kills_its_worker_every_time_is_given_up(world: World) -> None:

@@ -34,6 +34,7 @@ def submission(web: Web, customer: Customer, **changes: Any) -> Submission:
             body=b'{"messages":[]}',
             embedding_inputs=0,
             estimated_nanos=1_000,
+            standard_nanos=2_000,
             prices=route.offer.prices,
             markup_bps=0,
             created_at=now,

@@ -27,6 +27,12 @@ def named_world(database_url: str) -> Iterator[World]:
         yield world
 
 
+@pytest.fixture
+def nameless_world(database_url: str) -> Iterator[World]:
+    with opened(database_url, FakeDialect(keeps_metadata=False)) as world:
+        yield world
+
+
 def twin(world: World, batch: FakeBatch, ref: str | None) -> FakeBatch:
     """Another batch at the provider with the same lines."""
     lines = [
@@ -95,8 +101,9 @@ def test_a_batch_that_is_listed_late_is_found_in_time(world: World) -> None:
 
 
 def test_of_several_the_oldest_counts_and_the_others_are_cancelled_at_the_houses_cost(
-    world: World,
+    named_world: World,
 ) -> None:
+    world = named_world
     batch_id = world.form(3)
     world.dialect.fail("create", TIMED_OUT, after=True)
     world.submit(batch_id)
@@ -132,9 +139,34 @@ def test_of_several_the_oldest_counts_and_the_others_are_cancelled_at_the_houses
     world.check_books()
 
 
-def test_an_orphan_that_ended_before_it_names_its_files_is_not_booked_at_nothing(
-    world: World,
+def test_where_creations_have_no_names_the_batches_of_strangers_are_left_alone(
+    nameless_world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Somebody else with the same key makes batches of the same size at the same time."""
+    world = nameless_world
+    batch_id = world.form(3)
+    world.dialect.fail("create", TIMED_OUT, after=True)
+    world.submit(batch_id)
+    first = world.dialect.only
+    stranger = twin(world, first, None)
+    world.resolve(batch_id)
+    assert world.batch(batch_id).external_id == first.external_id
+    for _ in range(3):
+        world.sweep()
+    assert world.rows("SELECT FROM orphan_batches") == []
+    assert stranger.state is BatchState.RUNNING
+    (told,) = [record for record in caplog.records if record.message == "batch.creation_ambiguous"]
+    assert told.levelname == "ERROR"
+    first.end()
+    stranger.end()
+    world.settle_down()
+    world.check_books()
+
+
+def test_an_orphan_that_ended_before_it_names_its_files_is_not_booked_at_nothing(
+    named_world: World,
+) -> None:
+    world = named_world
     batch_id = world.form(2)
     world.dialect.fail("create", TIMED_OUT, after=True)
     world.submit(batch_id)
@@ -151,9 +183,9 @@ def test_an_orphan_that_ended_before_it_names_its_files_is_not_booked_at_nothing
 
 
 def test_a_batch_that_appears_after_the_creation_was_repeated_is_found_and_stopped(
-    named_world: World,
+    world: World,
 ) -> None:
-    world = named_world
+    """Listed too late; without names it is told by its time and its size."""
     batch_id = world.form(2)
     world.dialect.fail("create", TIMED_OUT, after=True)
     world.submit(batch_id)
@@ -161,6 +193,8 @@ def test_a_batch_that_appears_after_the_creation_was_repeated_is_found_and_stopp
     hidden.is_listed = False
     while len(world.dialect.made) == 1:
         world.sweep()
+        # The provider's clock goes on like ours.
+        hidden.created_at -= timedelta(seconds=50)
     hidden.is_listed = True
     assert world.batch(batch_id).status in {"submitted", "in_progress"}
     world.sweep()
@@ -169,6 +203,79 @@ def test_a_batch_that_appears_after_the_creation_was_repeated_is_found_and_stopp
     assert len(world.dialect.made) == 2
     assert world.jobs() == {"completed": 2}
     assert world.moved()["charge"] == 2 * LINE_NANOS
+    world.check_books()
+
+
+def test_of_several_that_may_be_the_lost_one_none_is_stopped(
+    nameless_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = nameless_world
+    batch_id = world.form(2)
+    world.dialect.fail("create", TIMED_OUT, after=True)
+    world.submit(batch_id)
+    hidden = world.dialect.only
+    world.run(
+        "UPDATE provider_batches SET status = 'in_doubt', intent_at = now() - interval '121 s'"
+    )
+    hidden.is_listed = False
+    hidden.created_at -= timedelta(seconds=121)
+    world.resolve(batch_id)
+    assert world.batch(batch_id).status == "formed"
+    stranger = twin(world, hidden, None)
+    stranger.created_at = hidden.created_at
+    hidden.is_listed = True
+    world.submit(batch_id)
+    world.watch()
+    assert not hidden.was_cancelled
+    assert not stranger.was_cancelled
+    assert "batch.creation_ambiguous" in caplog.text
+
+
+def test_a_creation_in_flight_is_not_taken_for_a_lost_one(nameless_world: World) -> None:
+    """Its batch is at the provider, and nobody has written its id down yet."""
+    world = nameless_world
+    batch_id = world.form(2)
+    world.dialect.fail("create", TIMED_OUT)
+    world.submit(batch_id)
+    world.run("UPDATE provider_batches SET intent_at = now() - interval '121 s', due_at = now()")
+    world.resolve(batch_id)
+    world.run("UPDATE provider_batches SET lost_intents = ARRAY[now()]")
+    world.dialect.happens("create", world.watch, after=True)
+    world.submit(batch_id)
+    world.watch()
+    assert world.rows("SELECT FROM orphan_batches") == []
+    assert world.batch(batch_id).status == "submitted"
+
+
+def test_a_named_batch_is_found_however_far_the_clocks_are_apart(named_world: World) -> None:
+    """The provider's clock is ten minutes behind ours, or ours was set forward."""
+    world = named_world
+    batch_id = world.form(2)
+    world.dialect.fail("create", TIMED_OUT, after=True)
+    world.submit(batch_id)
+    world.dialect.only.created_at -= timedelta(minutes=10)
+    world.resolve(batch_id)
+    assert world.batch(batch_id).status == "submitted"
+
+
+def test_a_batch_that_appears_after_its_jobs_have_ended_is_found_and_stopped(
+    named_world: World,
+) -> None:
+    """Nobody made the creation again, for there was nothing left to create."""
+    world = named_world
+    batch_id = world.form(2)
+    world.dialect.fail("create", TIMED_OUT, after=True)
+    world.submit(batch_id)
+    world.dialect.only.is_listed = False
+    world.run("UPDATE jobs SET deadline_at = now()")
+    deadlines.expire_overdue(world.engine)
+    while world.batch(batch_id).status != "done":
+        world.sweep()
+    world.dialect.only.is_listed = True
+    world.sweep()
+    assert world.dialect.only.was_cancelled
+    world.settle_down()
+    assert world.moved() == {"unbilled_cost": 2 * COST_NANOS}
     world.check_books()
 
 
@@ -196,7 +303,7 @@ def test_other_batches_are_not_taken_for_the_one_in_doubt(world: World) -> None:
     stranger = twin(world, settled, "somebody-else")
     stranger.lines = stranger.lines[:2]
     twin(world, settled, ref).refuse()
-    twin(world, settled, ref).created_at -= timedelta(minutes=5)
+    twin(world, settled, ref).created_at -= timedelta(minutes=20)
     world.resolve(batch_id)
     assert world.batch(batch_id).status == "in_doubt"
     assert world.batch(settled_id).status == "submitted"

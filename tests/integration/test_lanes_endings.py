@@ -39,20 +39,20 @@ def world(database_url: str) -> Iterator[World]:
 
 def test_a_job_that_waits_is_cancelled_at_once_and_free(world: World) -> None:
     (job_id,) = world.accept(webhook=HOOK)
-    assert world.cancel(job_id).outcome is Cancellation.DONE
+    assert world.cancel(job_id) is Cancellation.DONE
     job = world.job(job_id)
     assert (job.status, job.http_status, job.hold) == ("cancelled", 409, "voided")
     assert world.error(job_id)["type"] == "conflict"
     assert world.events() == {"job.cancelled": 1}
     assert world.cut() == []
-    assert world.cancel(job_id).outcome is Cancellation.TOO_LATE
+    assert world.cancel(job_id) is Cancellation.TOO_LATE
     world.check_books()
 
 
 def test_nobody_cancels_the_jobs_of_others(world: World) -> None:
     (job_id,) = world.accept()
-    assert world.cancel(job_id, world.account()).outcome is Cancellation.NOT_FOUND
-    assert world.cancel(ids.new()).outcome is Cancellation.NOT_FOUND
+    assert world.cancel(job_id, world.account()) is Cancellation.NOT_FOUND
+    assert world.cancel(ids.new()) is Cancellation.NOT_FOUND
     assert world.jobs() == {"queued": 1}
 
 
@@ -63,7 +63,7 @@ def test_a_job_that_went_back_to_the_queue_is_cancelled_at_once(world: World) ->
     world.pass_time()
     for batch_id in world.poll():
         world.ingest(batch_id)
-    assert world.cancel(job_id).outcome is Cancellation.DONE
+    assert world.cancel(job_id) is Cancellation.DONE
 
 
 def test_a_job_in_a_batch_is_asked_for_and_its_answer_still_delivered_and_billed(
@@ -71,9 +71,8 @@ def test_a_job_in_a_batch_is_asked_for_and_its_answer_still_delivered_and_billed
 ) -> None:
     job_ids = world.accept(2)
     world.sweep()
-    cancelled = world.cancel(job_ids[0])
-    assert (cancelled.outcome, cancelled.abandoned_batch) == (Cancellation.ASKED, None)
-    assert world.cancel(job_ids[0]).outcome is Cancellation.ASKED
+    assert world.cancel(job_ids[0]) is Cancellation.ASKED
+    assert world.cancel(job_ids[0]) is Cancellation.ASKED
     assert not world.dialect.only.was_cancelled, "another job waits for it"
     assert world.job(job_ids[0]).status == "cancelling"
     world.settle_down()
@@ -117,8 +116,9 @@ def test_a_batch_that_nobody_waits_for_any_more_is_stopped_at_the_provider(world
     world.submit(batch_id)
     world.run("UPDATE jobs SET deadline_at = now() WHERE id = :id", id=job_ids[2])
     deadlines.expire_overdue(world.engine)
-    assert world.cancel(job_ids[0]).abandoned_batch is None
-    assert world.cancel(job_ids[1]).abandoned_batch == batch_id
+    world.cancel(job_ids[0])
+    assert not world.dialect.only.was_cancelled
+    world.cancel(job_ids[1])
     assert world.dialect.only.was_cancelled
     world.dialect.only.end(
         lambda line: succeeded(line) if job_ids[0].hex in line.custom_id else ended_early(line)
@@ -135,7 +135,9 @@ ended_early = ending(LineOutcome.CANCELLED)
 def test_a_batch_that_somebody_waits_for_again_is_not_stopped(world: World) -> None:
     """The ring came late, or twice: it says only that somebody should look."""
     batch_id, batch = world.submitted(2)
-    cancellation.cancel_batch(world.works, batch_id)
+    with transaction(world.engine) as session:
+        cancellation.left(session, [batch_id])
+    cancellation.cancel_due(world.works)
     assert not batch.was_cancelled
 
 
@@ -144,7 +146,7 @@ def test_a_job_whose_creation_is_in_doubt_can_be_cancelled(world: World) -> None
     (batch_id,) = world.cut()
     world.dialect.fail("create", Ambiguous("timed out"))
     world.submit(batch_id)
-    assert world.cancel(job_id).outcome is Cancellation.ASKED
+    assert world.cancel(job_id) is Cancellation.ASKED
     world.settle_down()
     assert (world.jobs(), world.dialect.made) == ({"cancelled": 1}, {})
     world.check_books()

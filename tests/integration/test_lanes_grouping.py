@@ -215,9 +215,9 @@ def test_reading_what_waits_does_not_touch_what_is_finished_or_on_its_way(world:
     world.run(
         """
         INSERT INTO jobs (id, account_id, key_id, lane_id, status, endpoint, model, body_bytes,
-                          price_id, markup_bps, deadline_at, completed_at, batch_id)
-        SELECT uuidv7(), account_id, key_id, lane_id, other.status, endpoint, model, 10, price_id,
-               0, deadline_at, other.completed_at, uuidv7()
+                          standard_nanos, price_id, markup_bps, deadline_at, completed_at, batch_id)
+        SELECT uuidv7(), account_id, key_id, lane_id, other.status, endpoint, model, 10,
+               standard_nanos, price_id, 0, deadline_at, other.completed_at, uuidv7()
         FROM jobs CROSS JOIN generate_series(1, 200) CROSS JOIN (
             VALUES ('completed', now()), ('submitted', NULL)
         ) AS other (status, completed_at)

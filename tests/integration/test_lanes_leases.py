@@ -69,7 +69,7 @@ def test_after_its_lease_a_batch_is_anybodys_and_the_first_claim_is_worth_nothin
     world.expire_lease(batch_id)
     fence(world, first)
     second = claim(world, batch_id)
-    assert second == Claim(batch_id, 2, BatchStatus.FORMED)
+    assert second == Claim(batch_id, 2, BatchStatus.FORMED, crashes=1)
     with pytest.raises(LeaseLost):
         fence(world, first)
     fence(world, second)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from gateway.billing import ledger
 from models import ids
@@ -218,3 +219,24 @@ def test_threads_that_do_everything_at_once_neither_deadlock_nor_do_anything_twi
                 done.result()
         assert len(resolved) == len(set(resolved))
         books.check_books()
+
+
+def test_a_set_that_charges_and_releases_takes_its_holds_in_one_order(books: Ledger) -> None:
+    """By id, whatever becomes of each: two such sets cannot wait for each other in a circle."""
+    account = books.account(1_000)
+    first, second = sorted([books.held(account, 100), books.held(account, 100)])
+    with ThreadPoolExecutor(1) as threads, transaction(books.engine) as holder:
+        holder.execute(text("SELECT FROM holds WHERE id = :id FOR UPDATE"), {"id": first})
+        set_of_both = threads.submit(books.resolve, [costing(second, 11)], [first])
+        while not books.rows(
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND datname = current_database()"
+        ):
+            assert not set_of_both.done()
+        with transaction(books.engine) as other:
+            other.execute(
+                text("SELECT FROM holds WHERE id = :id FOR UPDATE NOWAIT"), {"id": second}
+            )
+        holder.rollback()
+        assert set_of_both.result() == {first, second}
+    books.check_books()

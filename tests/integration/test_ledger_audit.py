@@ -67,6 +67,8 @@ VIOLATIONS = {
     ),
     "is completed without a settlement": f"DELETE FROM settlements WHERE id = {CHARGED}",
     "is settled without being completed": (
+        "WITH posted AS (UPDATE holds SET status = 'posted', resolved_at = now() "
+        f"WHERE id = {WAITING}) "
         "INSERT INTO settlements (id, account_id, key_id, lane, provider, model, price_id, "
         "markup_bps, unpriced) SELECT id, account_id, key_id, 'batch', 'fake', 'm', price_id, "
         f"markup_bps, true FROM jobs WHERE id = {WAITING}"
@@ -94,6 +96,9 @@ VIOLATIONS = {
     ),
     "is booked at another cost than its settlements": (
         "UPDATE transfers SET amount_nanos = amount_nanos + 1 WHERE kind = 'provider_cost'"
+    ),
+    "has spent something else in a day or month": (
+        "UPDATE key_spending SET amount_nanos = amount_nanos + 1 WHERE period = 'month'"
     ),
     "is not its usage at its price snapshot": (
         f"UPDATE settlements SET output = output + 1 WHERE id = {CHARGED}"

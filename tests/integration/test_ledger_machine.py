@@ -64,6 +64,19 @@ class LedgerMachine(RuleBasedStateMachine):
         for hold_id in still_open:
             self._release(hold_id)
 
+    @rule(chosen=holds, amount=AMOUNTS)
+    def raise_hold(self, chosen: UUID, amount: int) -> None:
+        raised = self.books.raise_holds({chosen: amount})
+        if chosen not in self.open:
+            assert raised == set()
+            return
+        account, held = self.open[chosen]
+        more = max(0, amount - held)
+        assert raised == ({chosen} if more <= self.expected[account].available else set())
+        if raised:
+            self.open[chosen] = (account, held + more)
+            self._move(account, held=more)
+
     @rule(charges=st.lists(st.tuples(holds, AMOUNTS | st.none()), max_size=4))
     def settle(self, charges: list[tuple[UUID, int | None]]) -> None:
         first: dict[UUID, int | None] = {}

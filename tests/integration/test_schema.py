@@ -30,8 +30,9 @@ from models.states import (
 INSERTS = {
     "jobs": """
         INSERT INTO jobs (id, account_id, key_id, lane_id, status, endpoint, model, body_bytes,
-                          price_id, markup_bps, deadline_at, batch_id, completed_at)
-        VALUES (:id, :id, :id, 1, :status, 'e', 'm', 1, 'p', 0, now(), :id, {completed_at})""",
+                          standard_nanos, price_id, markup_bps, deadline_at, batch_id,
+                          completed_at)
+        VALUES (:id, :id, :id, 1, :status, 'e', 'm', 1, 2, 'p', 0, now(), :id, {completed_at})""",
     "provider_batches": """
         INSERT INTO provider_batches (id, lane_id, status, request_count, body_bytes, external_id,
                                       intent_at, intent_ref)
@@ -121,6 +122,23 @@ def test_the_database_allows_every_legal_change_of_state_and_no_other(
 def test_every_state_has_its_row_in_the_transition_table(table: str) -> None:
     states, transitions = LIFECYCLES[table]
     assert set(transitions) == set(states)
+
+
+@pytest.mark.parametrize("status", [HoldState.OPEN, HoldState.VOIDED, None])
+def test_a_settlement_without_a_posted_hold_cannot_be_written(
+    engine: Engine, status: HoldState | None
+) -> None:
+    with engine.connect() as connection:
+        row = {"id": ids.new()} if status is None else insert(connection, "holds", status)
+        posted, other = (insert(connection, "holds", HoldState.POSTED) for _ in range(2))
+        settle = text(
+            "INSERT INTO settlements (id, account_id, key_id, lane, provider, model, price_id, "
+            "markup_bps, unpriced) SELECT id, id, id, 'batch', 'p', 'm', 'p', 0, true "
+            "FROM unnest(CAST(:ids AS uuid[])) AS id"
+        )
+        connection.execute(settle, {"ids": [posted["id"]]})
+        with pytest.raises(IntegrityError, match="a hold that has been posted"):
+            connection.execute(settle, {"ids": [other["id"], row["id"]]})
 
 
 @pytest.mark.parametrize("table", sorted(LIFECYCLES))

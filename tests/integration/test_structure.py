@@ -17,7 +17,8 @@ from gateway.calls import jobs
 from local.supervisor import read_procfile
 from schedulers.timetable import timetable
 from settings import Settings
-from web import OPEN_ROUTES, create_app
+from web import create_app
+from web.auth import OPEN_ROUTES
 from web.errors import TYPES
 from workers.bell import QUEUES, Actor
 

@@ -355,7 +355,6 @@ QUERIES = [
     "model=a%00b",
     "include=everything",
     "metadata=a",
-    "metadata[]=a",
     "metadata[a]=%00",
     "metadata[%00]=a",
     "ids=" + ",".join(["a"] * 101),

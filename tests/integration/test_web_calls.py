@@ -84,6 +84,7 @@ def test_an_accepted_chat_is_answered_to_the_letter(web: Web, customer: Customer
             "savings_usd": None,
         },
         "escalated": False,
+        "escalation": None,
         "attempts": 1,
         "result": None,
         "error": None,

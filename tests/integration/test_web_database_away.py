@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from werkzeug.test import TestResponse
 
-from models.session import transaction
+from models.session import connect, transaction
 from tests.contract.simulator_process import SimulatorProcess
 from tests.integration.database_proxy import DatabaseProxy
 from tests.integration.web_world import (
@@ -27,6 +27,7 @@ from tests.integration.web_world import (
 )
 from web.state import EXTENSION
 from web.threads import Readers
+from web.writer import Writer
 
 KEYED = {"Idempotency-Key": "k"}
 CALLS: list[tuple[str, str, dict[str, Any] | None]] = [
@@ -228,6 +229,24 @@ def test_an_exhausted_pool_is_unavailable_soon(web: Web, customer: Customer) -> 
     for connection in held:
         connection.close()
     assert client.get("/v1/jobs").status_code == 200
+
+
+def test_a_job_that_finds_no_free_connection_is_unavailable_and_not_accepted(
+    web: Web, customer: Customer
+) -> None:
+    crowded = connect(
+        web.state.house.settings.sqlalchemy_url,
+        pool_size=1,
+        pool_timeout_seconds=0.2,
+        name="crowded",
+    )
+    web.app.extensions[EXTENSION] = replace(web.state, writer=Writer(crowded))
+    client = web.client(customer)
+    with crowded.connect():
+        assert_unavailable(client.post(CHAT, json=ASYNC_BODY))
+        assert (web.count("jobs"), web.count("holds")) == (0, 0)
+    assert client.post(CHAT, json=ASYNC_BODY).status_code == 202
+    crowded.dispose()
 
 
 def test_a_database_that_does_not_answer_is_unavailable_soon(web: Web, customer: Customer) -> None:

@@ -13,9 +13,27 @@ from models.ids import Prefix
 from models.states import JobStatus
 from tests.integration.web_world import Customer, Web
 
-ID_ARGUMENTS = {"job_id": Prefix.JOB, "completion_id": Prefix.COMPLETION}
+ID_ARGUMENTS = {
+    "job_id": Prefix.JOB,
+    "completion_id": Prefix.COMPLETION,
+    "endpoint_id": Prefix.WEBHOOK_ENDPOINT,
+    "delivery_id": Prefix.DELIVERY,
+}
+ENDPOINT = {"name": "telling", "url": "http://127.0.0.1:9/", "event_types": ["job.completed"]}
+BODIES = {
+    "/v1/webhook_endpoints/<endpoint_id>": {"enabled": False},
+    "/v1/webhook_endpoints/<endpoint_id>/test": {"event_type": "job.completed"},
+    "/v1/webhook_endpoints/<endpoint_id>/recover": {"since": 0},
+}
+"""What a stranger would send to do harm."""
 NOT_OWNED = {"name"}
 """Arguments that name what belongs to nobody: models."""
+ABOUT_THE_CALLER = {
+    "X-Request-Id",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+}
+"""Headers that differ between any two calls."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -31,8 +49,24 @@ def path_of(web: Web, rule: Rule, argument: str, value: UUID) -> str:
     return adapter.build(rule.endpoint, {argument: ids.show(ID_ARGUMENTS[argument], value)})
 
 
-def without_request_id(response: TestResponse) -> tuple[int, bytes, list[tuple[str, str]]]:
-    headers = [each for each in response.headers if each[0] != "X-Request-Id"]
+def owned(web: Web, customer: Customer, **fields: str) -> dict[str, UUID]:
+    """Something of the customer's for each argument of a route; the job has not ended."""
+    answer = web.client(customer).post("/v1/webhook_endpoints", json=ENDPOINT)
+    endpoint_id = ids.parse(Prefix.WEBHOOK_ENDPOINT, answer.get_json()["id"])
+    assert endpoint_id is not None
+    web.end(web.submit(customer))
+    (delivery_id,) = web.column("SELECT id FROM deliveries")
+    job_id = web.submit(customer, **fields)
+    return {
+        "job_id": job_id,
+        "completion_id": job_id,
+        "endpoint_id": endpoint_id,
+        "delivery_id": delivery_id,
+    }
+
+
+def without_the_caller(response: TestResponse) -> tuple[int, bytes, list[tuple[str, str]]]:
+    headers = [each for each in response.headers if each[0] not in ABOUT_THE_CALLER]
     return response.status_code, response.data, headers
 
 
@@ -46,34 +80,41 @@ def test_what_is_somebody_elses_is_as_if_it_were_not_there(
     web: Web, customer: Customer, ended: bool
 ) -> None:
     stranger = web.client(web.customer())
-    foreign, nothing = web.submit(customer), ids.new()
+    foreign, nothing = owned(web, customer), ids.new()
     if ended:
-        web.end(foreign)
+        web.end(foreign["job_id"])
+    before = web.column("SELECT to_jsonb(webhook_endpoints) FROM webhook_endpoints")
     tried = 0
     for rule, argument in rules_with_an_id(web):
         assert rule.methods is not None
         for method in sorted(rule.methods - {"OPTIONS"}):
             answers = [
-                stranger.open(path_of(web, rule, argument, value), method=method)
-                for value in (foreign, nothing)
+                stranger.open(
+                    path_of(web, rule, argument, value), method=method, json=BODIES.get(rule.rule)
+                )
+                for value in (foreign[argument], nothing)
             ]
             assert answers[0].status_code == 404, (rule.rule, method)
-            assert without_request_id(answers[0]) == without_request_id(answers[1])
+            assert without_the_caller(answers[0]) == without_the_caller(answers[1])
             tried += 1
-    assert tried >= 6
-    assert web.column("SELECT status FROM jobs") == ["completed" if ended else "queued"]
-    assert web.count("job_bodies") == 1
+    assert tried >= 15
+    statuses = web.column("SELECT status FROM jobs ORDER BY id")
+    assert statuses == ["completed", "completed" if ended else "queued"]
+    assert web.count("job_bodies") == 2
+    assert web.column("SELECT to_jsonb(webhook_endpoints) FROM webhook_endpoints") == before
+    assert set(web.column("SELECT attempts_before + attempts FROM deliveries")) == {0}
 
 
 def test_no_method_of_any_route_answers_somebody_elses_job(web: Web, customer: Customer) -> None:
     stranger = web.client(web.customer())
-    foreign = web.submit(customer, custom_id="a-telling-name")
-    web.end(foreign, JobStatus.COMPLETED)
-    told = [foreign.hex.encode(), b"a-telling-name"]
-    queries = ["", f"?ids=job_{foreign.hex}", f"?after=job_{foreign.hex}", "?include=result"]
+    foreign = owned(web, customer, custom_id="a-telling-name")
+    web.end(foreign["job_id"], JobStatus.COMPLETED)
+    told = [*(value.hex.encode() for value in foreign.values()), b"a-telling-name"]
+    job_id, endpoint_id = f"job_{foreign['job_id'].hex}", f"whe_{foreign['endpoint_id'].hex}"
+    queries = ["", f"?ids={job_id}", f"?after={job_id}", f"?after={endpoint_id}", "?include=result"]
     for rule in web.app.url_map.iter_rules():
         arguments = rule.arguments - NOT_OWNED
-        paths = [path_of(web, rule, each, foreign) for each in arguments] or [rule.rule]
+        paths = [path_of(web, rule, each, foreign[each]) for each in arguments] or [rule.rule]
         for path in paths:
             for method in METHODS:
                 for query in queries:

@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 
 from gateway.billing.ledger import Amounts, Charge
 from gateway.calls.errors import InsufficientFunds
-from gateway.calls.idempotency import Stored
+from gateway.calls.idempotency import KeyedCall, Stored
 from gateway.calls.realtime import Call
 from gateway.catalogue.usage import Usage
 from gateway.providers.dialect import Endpoint
@@ -147,6 +147,55 @@ def test_many_holds_and_settlements_share_few_commits(web: Web, customer: Custom
     assert commits <= 3
     assert web.count("settlements") == 100
     web.assert_books_are_clean()
+
+
+def test_settlements_of_calls_that_end_one_after_the_other_share_a_commit(
+    web: Web, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.writer.LINGER_SECONDS", 60.0)
+    writer = web.state.writer
+    calls = [call_of(web, customer) for _ in range(5)]
+    for call in calls:
+        writer.begin(call)
+    for call in calls:
+        writer.settle(call, charge_of(call), ANSWER)
+        # In between the writer could have committed it alone.
+        gevent.sleep(0.02)
+    web.settled()
+    (commits,) = web.column("SELECT count(DISTINCT xmin::text) FROM settlements")
+    assert (web.count("settlements"), commits) == (5, 1)
+
+
+def test_a_settlement_that_nobody_joins_is_written_soon(web: Web, customer: Customer) -> None:
+    call = call_of(web, customer)
+    web.state.writer.begin(call)
+    web.state.writer.settle(call, charge_of(call), ANSWER)
+    with gevent.Timeout(10):
+        while not web.count("settlements"):
+            gevent.sleep(0.02)
+
+
+def test_a_keyed_call_is_settled_before_its_caller_hears_of_it(
+    web: Web, customer: Customer
+) -> None:
+    call = call_of(web, customer)
+    keyed = replace(call, keyed=KeyedCall(customer.account_id, "k", b"digest", call.id, None))
+    web.state.writer.begin(keyed)
+    web.state.writer.settle(keyed, charge_of(keyed), ANSWER)
+    assert web.count("settlements") == 1
+
+
+def test_draining_does_not_linger(
+    web: Web, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("web.writer.LINGER_SECONDS", 60.0)
+    call = call_of(web, customer)
+    web.state.writer.begin(call)
+    web.state.writer.settle(call, charge_of(call), ANSWER)
+    gevent.sleep(0)
+    assert web.count("settlements") == 0
+    assert web.state.writer.drain(5)
+    assert web.count("settlements") == 1
 
 
 def test_more_than_one_group_holds_is_written_in_several(web: Web, customer: Customer) -> None:

@@ -21,6 +21,7 @@ from gateway.billing.prices import NANO_PER_USD
 from gateway.catalogue.usage import Usage
 from gateway.lanes import endings
 from gateway.lanes.endings import Ending
+from gateway.providers.breaker import Breakers
 from gateway.webhooks.signing import new_secret
 from models import ids
 from models.ids import Prefix
@@ -28,8 +29,12 @@ from models.session import connect, transaction
 from models.states import JobStatus
 from settings import Settings
 from tests.contract.simulator_process import SimulatorProcess
+from tests.integration.documented_client import DocumentedClient
 from web import create_app
 from web.auth import KeyRing
+from web.limits import Limiter, limiter
+from web.metrics import DatabaseGauges
+from web.request_log import RequestLog
 from web.state import EXTENSION, State
 from web.threads import Readers
 from web.waiters import Waiters
@@ -48,6 +53,7 @@ USED = Usage(output=10)
 # gpt-4o-mini's output: $0.30 a million tokens in the batch lane, $0.60 in the standard one.
 CHARGED_NANOS, LIST_NANOS = 3_000, 6_000
 CLOSE_SECONDS = 5.0
+PLENTY_A_MINUTE = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class Web:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.app: Flask = create_app(settings)
+        self.app.test_client_class = DocumentedClient
         self.engine: Engine = connect(settings.sqlalchemy_url, pool_size=4, name="web-test")
 
     @property
@@ -77,25 +84,55 @@ class Web:
         """Forgets what the process remembers of its database, as a new process would."""
         parts = self.state
         readers = Readers(parts.house.engine)
+        request_log = RequestLog(readers, parts.metrics.observe_log_drops)
         self.app.extensions[EXTENSION] = replace(
             parts,
+            house=replace(parts.house, breakers=Breakers()),
             writer=Writer(parts.house.engine),
             readers=readers,
             keys=KeyRing(parts.house.digest, readers),
             waiters=Waiters(self.settings.postgres_url),
+            gauges=DatabaseGauges(readers),
+            limiter=limiter(self.settings),
+            request_log=request_log,
+            observers=[parts.metrics.observe_call, request_log],
         )
+
+    def close_circuits(self) -> None:
+        """Forgets that providers have failed."""
+        parts = self.state
+        house = replace(parts.house, breakers=Breakers())
+        self.app.extensions[EXTENSION] = replace(parts, house=house)
+
+    def with_limiter(self, limiter: Limiter) -> None:
+        """Counts requests otherwise, until the process is renewed."""
+        self.app.extensions[EXTENSION] = replace(self.state, limiter=limiter)
 
     def close(self) -> None:
         """Lets go of the database."""
         self.state.close(CLOSE_SECONDS)
         self.engine.dispose()
 
-    def customer(self, credit_usd: float = 10.0) -> Customer:
-        """A new account with that credit."""
+    def customer(
+        self,
+        credit_usd: float = 10.0,
+        *,
+        requests_per_minute: int | None = PLENTY_A_MINUTE,
+        daily_nanos: int | None = None,
+        monthly_nanos: int | None = None,
+    ) -> Customer:
+        """A new account with that credit; its key has these limits, or the default where None."""
         house = self.state.house
         with transaction(self.engine) as session:
             account_id = accounts.create(session, house.webhook_vault, "customer", new_secret())
-            key = keys.create(session, house.digest, account_id)
+            key = keys.create(
+                session,
+                house.digest,
+                account_id,
+                requests_per_minute=requests_per_minute,
+                daily_nanos=daily_nanos,
+                monthly_nanos=monthly_nanos,
+            )
             if credit_usd:
                 ledger.deposit(session, account_id, round(credit_usd * NANO_PER_USD), "test")
         return Customer(account_id, key.id, key.text)

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,9 @@ from uuid import UUID
 from sqlalchemy import Engine, Row, func, insert, select, text, update
 
 from gateway.net.guard import Dialler
+from gateway.webhooks import endpoints
 from gateway.webhooks.delivery import Courier
+from gateway.webhooks.endpoints import EndpointView
 from gateway.webhooks.events import JobEvent, record
 from gateway.webhooks.signing import new_secret
 from gateway.webhooks.transport import GuardedTransport
@@ -26,6 +28,19 @@ from tests.integration.webhook_sink import Sink
 
 APPLICATION_NAME = "courier-test"
 RESULT = b'{"id": "chatcmpl-1", "choices": []}'
+
+
+class Unsealed:
+    """A vault that seals nothing: what is stored is the secret itself."""
+
+    def seal(self, _owner: UUID, secret: str) -> bytes:
+        return secret.encode()
+
+    def open(self, _owner: UUID, sealed: bytes) -> str:
+        return sealed.decode()
+
+
+UNSEALED = Unsealed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +64,21 @@ class World:
         self, *urls: str, account: UUID | None = None, result: bytes = RESULT, **webhook: Any
     ) -> list[UUID]:
         """A completed job for each URL, with its event and delivery. Returns the jobs' ids."""
-        owner = account or self.account
-        job_ids = [ids.new() for _ in urls]
         hooks = [{"url": url, **webhook} for url in urls]
-        pairs = list(zip(job_ids, hooks, strict=True))
+        job_ids, deliveries = self.complete(hooks, account=account, result=result)
+        assert deliveries == len(urls)
+        return job_ids
+
+    def complete(
+        self,
+        hooks: Sequence[dict[str, Any] | None] = (None,),
+        *,
+        account: UUID | None = None,
+        result: bytes = RESULT,
+    ) -> tuple[list[UUID], int]:
+        """A completed job for each webhook; the jobs' ids, and the number of deliveries."""
+        owner = account or self.account
+        job_ids = [ids.new() for _ in hooks]
         common = {
             "account_id": owner,
             "key_id": owner,
@@ -63,19 +89,58 @@ class World:
             "custom_id": "row-1",
             "job_metadata": {"team": "blue"},
             "body_bytes": 2,
+            "standard_nanos": 2,
             "price_id": "p",
             "markup_bps": 0,
             "completed_at": func.now(),
             "deadline_at": func.now(),
         }
-        jobs = [{**common, "id": job_id, "webhook": hook} for job_id, hook in pairs]
+        jobs = [{**common, "id": job_id} for job_id in job_ids]
         results = [{"job_id": job_id, "http_status": 200, "body": result} for job_id in job_ids]
-        events = [JobEvent(owner, job_id, "job.completed", hook) for job_id, hook in pairs]
+        events = [
+            JobEvent(owner, job_id, "job.completed", hook)
+            for job_id, hook in zip(job_ids, hooks, strict=True)
+        ]
         with transaction(self.engine) as session:
             session.execute(insert(Job).values(jobs))
             session.execute(insert(JobResult), results)
-            assert record(session, events) == len(urls)
-        return job_ids
+            return job_ids, record(session, events)
+
+    def endpoint(
+        self,
+        path: str,
+        *,
+        account: UUID | None = None,
+        event_types: Sequence[str] = ("job.completed",),
+        sink: Sink | None = None,
+        include_result: bool = False,
+    ) -> tuple[UUID, str]:
+        """An endpoint at a path of the sink, and its secret."""
+        with transaction(self.engine) as session:
+            made, secret = endpoints.create(
+                session,
+                UNSEALED,
+                account or self.account,
+                name=path,
+                url=(sink or self.sink).url(path),
+                event_types=event_types,
+                include_result=include_result,
+            )
+        return made.id, secret
+
+    def change(self, endpoint_id: UUID, **changes: Any) -> EndpointView:
+        """What its owner changes of an endpoint."""
+        with transaction(self.engine) as session:
+            changed = endpoints.change(session, self.account, endpoint_id, changes)
+        assert changed is not None
+        return changed
+
+    def look(self, endpoint_id: UUID) -> EndpointView:
+        """The endpoint as its owner reads it."""
+        with transaction(self.engine) as session:
+            found = endpoints.get(session, self.account, endpoint_id)
+        assert found is not None
+        return found
 
     def deliveries(self) -> list[Row[Any]]:
         """All of them, oldest first, with `due_in_seconds`."""
@@ -97,6 +162,20 @@ class World:
         with transaction(self.engine) as session:
             session.execute(update(Delivery).values(due_at=past))
             session.execute(update(Delivery).where(leased).values(leased_until=past))
+
+    def age(self, seconds: float) -> None:
+        """Moves all that has happened so far into the past, as if so much time had gone by."""
+        moments = {
+            "deliveries": ("due_at", "leased_until", "created_at", "finished_at"),
+            "webhook_endpoints": ("failing_since", "disabled_at", "old_secret_until"),
+            "events": ("created_at",),
+        }
+        with transaction(self.engine) as session:
+            for table, columns in moments.items():
+                changes = ", ".join(
+                    f"{name} = {name} - make_interval(secs => :seconds)" for name in columns
+                )
+                session.execute(text(f"UPDATE {table} SET {changes}"), {"seconds": seconds})
 
 
 @contextmanager
@@ -138,4 +217,4 @@ def _courier(engine: Engine, timeout_seconds: float, options: dict[str, Any]) ->
         "transport": GuardedTransport(Dialler(True), timeout_seconds=timeout_seconds),
         "rng": random.Random(7),
     }
-    return Courier(engine, lambda _account, sealed: sealed.decode(), **(usual | options))
+    return Courier(engine, UNSEALED.open, **(usual | options))

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.errors import InvalidField
+from gateway.calls.errors import CostAboveMaximum, InvalidField
 from gateway.calls.options import (
     DEFAULT_DEADLINE,
     LONGEST_DEADLINE,
     Options,
+    check_cost,
     idempotency_key,
     take_options,
 )
@@ -22,6 +23,8 @@ OURS = {
     "custom_id": "row-1",
     "metadata": {"team": "blue"},
     "webhook": {"url": "https://example.com/hook"},
+    "max_cost_usd": "0.25",
+    "escalate": False,
 }
 
 
@@ -48,6 +51,8 @@ def test_our_fields_are_read_and_none_of_them_stays_in_the_body() -> None:
         custom_id="row-1",
         metadata={"team": "blue"},
         webhook={"url": "https://example.com/hook"},
+        max_cost_nanos=250_000_000,
+        escalate=False,
     )
 
 
@@ -56,6 +61,7 @@ def test_a_call_that_says_nothing_is_synchronous_and_has_the_default_deadline() 
     assert not options.wants_async
     assert options.deadline_at == NOW + DEFAULT_DEADLINE == NOW + timedelta(hours=72)
     assert (options.custom_id, options.metadata, options.webhook) == (None, None, None)
+    assert (options.max_cost_nanos, options.escalate) == (None, True)
 
 
 @pytest.mark.parametrize("field", ["prefer_async", "require_async"])
@@ -102,13 +108,28 @@ def test_other_preferences_are_ignored(header: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", ["respond-async, wait=10", "wait=10,respond-async", "Wait = 3, respond-async"]
+    ("header", "seconds"),
+    [
+        ("respond-async, wait=10", 10),
+        ("wait=10,respond-async", 10),
+        ('Wait = "3"; x=1, respond-async', 3),
+        ("respond-async, wait=10, wait=5", 10),
+        ("respond-async, wait=3600", 25),
+        ("respond-async, wait=0", 0),
+        ("respond-async, wait=soon", 0),
+        ("respond-async, wait=-1", 0),
+        ("respond-async", 0),
+        ("wait=10", 0),
+    ],
 )
-def test_a_wait_is_refused_by_its_name_as_long_as_it_is_not_served(header: str) -> None:
-    assert refusal(BODY, header).param == "wait"
+def test_a_caller_says_how_long_it_waits_before_the_call_becomes_a_job(
+    header: str, seconds: int
+) -> None:
+    options = take(BODY, header)
+    assert (options.wait_seconds, options.wants_async) == (seconds, "respond-async" in header)
 
 
-@pytest.mark.parametrize("field", ["max_cost_usd", "dry_run", "escalate"])
+@pytest.mark.parametrize("field", ["dry_run"])
 @pytest.mark.parametrize("value", [True, False, "0.01", 1])
 def test_a_field_that_is_not_served_yet_is_refused_by_its_name(field: str, value: object) -> None:
     assert refusal({field: value}).param == field
@@ -268,3 +289,39 @@ def test_a_bad_idempotency_key_is_refused_by_its_name(header: str) -> None:
     with pytest.raises(InvalidField) as caught:
         idempotency_key(header)
     assert caught.value.param == "Idempotency-Key"
+
+
+@pytest.mark.parametrize(
+    ("said", "nanos"),
+    [
+        ("0.0021", 2_100_000),
+        ("0", 0),
+        (0.1, 100_000_000),
+        (1e-9, 1),
+        (3, 3_000_000_000),
+        ("9223372036.854775807", 2**63 - 1),
+    ],
+)
+def test_a_most_that_a_call_may_cost_is_read_to_the_nano(said: object, nanos: int) -> None:
+    assert take({**BODY, "max_cost_usd": said}).max_cost_nanos == nanos
+
+
+@pytest.mark.parametrize(
+    "said", ["", "-1", "1e3", " 1", "1.0000000001", 1e-10, -0.5, True, 10**11, [], {"usd": "1"}]
+)
+def test_a_most_that_is_no_amount_of_dollars_is_refused_by_its_name(said: object) -> None:
+    assert refusal({**BODY, "max_cost_usd": said}).param == "max_cost_usd"
+
+
+@pytest.mark.parametrize("said", [0, "false", []])
+def test_escalate_is_true_or_false(said: object) -> None:
+    assert refusal({**BODY, "escalate": said}).param == "escalate"
+
+
+def test_a_ceiling_above_the_most_that_a_call_may_cost_is_refused() -> None:
+    options = take({**BODY, "max_cost_usd": "0.002"})
+    check_cost(options, 2_000_000)
+    with pytest.raises(CostAboveMaximum) as caught:
+        check_cost(options, 2_000_001)
+    assert caught.value.param == "max_cost_usd"
+    check_cost(take(BODY), 2**63 - 1)

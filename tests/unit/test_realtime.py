@@ -1,92 +1,30 @@
 """A synchronous call's run: when it is tried again, what is charged, what its caller is told."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import UUID
+from dataclasses import replace
 
 import pytest
 from flask import Flask
 
-from gateway.billing.ledger import Charge
 from gateway.calls import realtime
+from gateway.calls.attempts import ATTEMPTS, PATIENCE_SECONDS
 from gateway.calls.errors import InsufficientFunds
 from gateway.calls.idempotency import Stored
-from gateway.calls.realtime import ATTEMPTS, RETRY_PATIENCE_SECONDS, Call, Outcome
-from gateway.calls.routing import HOUSE, Route
-from gateway.catalogue.catalogue import load
-from gateway.catalogue.usage import Usage
-from gateway.net.http import HttpClients
+from gateway.calls.realtime import UNPRICED_TIERS, Call, Outcome
+from gateway.calls.record import Trail
+from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import (
     Answer,
     Broken,
-    Credential,
-    Dialect,
     Endpoint,
     ProviderError,
     Rejected,
+    StreamBroken,
     Unauthorized,
     Unavailable,
 )
-from gateway.providers.openai import OpenAI
+from tests.unit.calling import ANSWER, ID, Notes, Scripted, call_with
 from web.errors import provider_failure
-
-ID = UUID(int=7)
-ANSWER = Answer({"id": "theirs", "model": "gpt-4o-mini-2024"}, Usage(input_uncached=100, output=10))
-
-
-class Scripted(OpenAI):
-    """OpenAI's dialect, whose calls end as told."""
-
-    def __init__(self, *ends: Answer | Exception) -> None:
-        super().__init__(HttpClients())
-        self.ends = list(ends)
-        self.calls = 0
-
-    def call(self, *_: Any, **__: Any) -> Answer:
-        self.calls += 1
-        end = self.ends.pop(0)
-        if isinstance(end, Exception):
-            raise end
-        return end
-
-
-class Notes:
-    """Books that note what they are told."""
-
-    def __init__(self, earlier: Stored | None = None) -> None:
-        self.earlier = earlier
-        self.notes: list[str] = []
-        self.charge: Charge | None = None
-        self.kept: Stored | None = None
-
-    def begin(self, call: Call) -> Stored | None:
-        self.notes.append(f"begin {call.id.int}")
-        return self.earlier
-
-    def abandon(self, call: Call) -> None:
-        self.notes.append(f"abandon {call.id.int}")
-
-    def settle(self, call: Call, charge: Charge, answer: Stored) -> None:
-        self.notes.append(f"settle {call.id.int}")
-        self.charge, self.kept = charge, answer
-
-
-def call_with(dialect: Dialect, endpoint: Endpoint = Endpoint.CHAT_COMPLETIONS) -> Call:
-    model = load().resolve("gpt-4o-mini")
-    assert model is not None
-    credential = Credential("openai", HOUSE, "sk-1", "http://127.0.0.1:1")
-    return Call(
-        id=ID,
-        account_id=UUID(int=1),
-        key_id=UUID(int=2),
-        endpoint=endpoint,
-        route=Route("openai/gpt-4o-mini", model, model.offers[0], dialect, credential),
-        body={},
-        estimated_nanos=10**6,
-        markup_bps=1_000,
-        expires_at=datetime.now(UTC) + timedelta(minutes=15),
-    )
 
 
 def present(outcome: Outcome) -> Stored:
@@ -95,9 +33,12 @@ def present(outcome: Outcome) -> Stored:
 
 
 def run(
-    books: Notes, call: Call, sleep: Callable[[float], None] = lambda _: None
+    books: Notes,
+    call: Call,
+    sleep: Callable[[float], None] = lambda _: None,
+    trail: Trail | None = None,
 ) -> realtime.Given:
-    return realtime.run(books, call, present, sleep)
+    return realtime.run(books, call, present, trail or Trail(), Breakers(), sleep)
 
 
 def test_an_answer_is_charged_and_given_under_our_own_names() -> None:
@@ -116,7 +57,7 @@ def test_an_answer_is_charged_and_given_under_our_own_names() -> None:
 
 
 def test_embeddings_keep_their_own_id() -> None:
-    given = run(Notes(), call_with(Scripted(ANSWER), Endpoint.EMBEDDINGS))
+    given = run(Notes(), call_with(Scripted(ANSWER), endpoint=Endpoint.EMBEDDINGS))
     assert given.answer.body == b"openai/gpt-4o-mini theirs 23100"
 
 
@@ -126,6 +67,28 @@ def test_an_answer_without_usage_is_unpriced_and_never_zero() -> None:
     assert given.answer.body.endswith(b"None")
     assert books.charge is not None
     assert books.charge.amounts is None
+
+
+@pytest.mark.parametrize("tier", sorted(UNPRICED_TIERS))
+def test_a_tier_without_a_price_is_unpriced_and_never_guessed(tier: str) -> None:
+    books = Notes()
+    given = run(books, call_with(Scripted(replace(ANSWER, service_tier=tier))))
+    assert given.answer.body.endswith(b"None")
+    assert books.charge is not None
+    assert (books.charge.amounts, books.charge.usage) == (None, ANSWER.usage)
+
+
+def test_what_happened_is_noted_on_the_way() -> None:
+    trail = Trail()
+    run(Notes(), call_with(Scripted(Unavailable("no", status=503), ANSWER)), trail=trail)
+    assert [(each.http_status, each.error) for each in trail.attempts] == [
+        (503, "unavailable"),
+        (200, None),
+    ]
+    assert {(each.provider, each.model) for each in trail.attempts} == {("openai", "gpt-4o-mini")}
+    assert trail.usage == ANSWER.usage
+    assert trail.amounts is not None
+    assert (trail.amounts.charged_nanos, trail.is_settled, trail.replayed) == (23_100, True, False)
 
 
 def test_an_earlier_answer_is_given_again_and_nobody_is_called() -> None:
@@ -174,7 +137,7 @@ def test_what_keeps_failing_is_given_up_and_costs_nothing() -> None:
         Unauthorized("no", status=401),
         Broken("no"),
         Unavailable("no", code="timeout"),
-        Unavailable("no", retry_after_seconds=RETRY_PATIENCE_SECONDS),
+        Unavailable("no", retry_after_seconds=PATIENCE_SECONDS),
         Unavailable("no", retry_after_seconds=86_400),
     ],
 )
@@ -215,6 +178,8 @@ def test_an_interrupted_call_is_released() -> None:
         (Unavailable("unreachable", code="connection"), 502, "unreachable", None),
         (Unavailable("late", code="timeout"), 504, "late", None),
         (Broken("garbled"), 502, "garbled", None),
+        (StreamBroken("cut", code="connection"), 502, "cut", None),
+        (StreamBroken("silent", code="timeout"), 504, "silent", None),
     ],
 )
 def test_a_providers_failure_becomes_a_row_of_the_error_table(

@@ -8,8 +8,9 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 from standardwebhooks import Webhook
 
-from gateway.webhooks.events import EVENT_TYPES, InvalidWebhook, body_of, validate_webhook
-from gateway.webhooks.signing import new_secret, sign
+from gateway.webhooks.bodies import body_of, job_data
+from gateway.webhooks.events import JOB_EVENT_TYPES, InvalidWebhook, validate_webhook
+from gateway.webhooks.signing import hint, new_secret, sign, signed_headers
 
 VECTOR_SECRET = "whsec_YmF0Y2hlci10ZXN0LXNlY3JldC0wMTIzNDU2Nzg5YWI="
 VECTOR_BODY = (
@@ -25,25 +26,21 @@ JOB_ID = UUID("01900000-0000-7000-8000-000000000002")
 def event_body(
     event_type: str = "job.completed", *, include_result: bool = False, result: bytes | None = None
 ) -> bytes:
-    return body_of(
-        event_id=EVENT_ID,
-        event_type=event_type,
-        created_at=datetime(2026, 11, 22, 0, 0, 0, 900_000, tzinfo=UTC),
-        job_id=JOB_ID,
+    data = job_data(
+        event_type,
+        JOB_ID,
         custom_id="row-1",
         metadata={"team": "ä"},
         include_result=include_result,
         result=result,
     )
+    return body_of(EVENT_ID, event_type, datetime(2026, 11, 22, 0, 0, 0, 900_000, tzinfo=UTC), data)
 
 
-def signed_headers(secret: str, body: bytes) -> dict[str, str]:
-    now = int(time.time())
-    return {
-        "webhook-id": "evt_1",
-        "webhook-timestamp": str(now),
-        "webhook-signature": sign(secret, "evt_1", now, body),
-    }
+def headers_now(body: bytes, *secrets: str) -> dict[str, str]:
+    """In lower case, as servers hand them on."""
+    headers = signed_headers(secrets, "evt_1", int(time.time()), body)
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def test_the_signature_is_that_of_the_test_vector() -> None:
@@ -53,18 +50,32 @@ def test_the_signature_is_that_of_the_test_vector() -> None:
 def test_standardwebhooks_verifies_what_we_sign_and_refuses_a_changed_body() -> None:
     secret, body = new_secret(), event_body()
     verifier = Webhook(secret)
-    assert verifier.verify(body.decode(), signed_headers(secret, body)) == json.loads(body)
+    assert verifier.verify(body.decode(), headers_now(body, secret)) == json.loads(body)
     with pytest.raises(Exception, match="No matching signature"):
-        verifier.verify(body.decode() + " ", signed_headers(secret, body))
+        verifier.verify(body.decode() + " ", headers_now(body, secret))
 
 
 def test_the_openai_sdk_unwraps_what_we_sign_and_refuses_another_secret() -> None:
     secret, body = new_secret(), event_body()
     with OpenAI(api_key="sk-op-test", webhook_secret=secret) as client:
-        event = client.webhooks.unwrap(body, signed_headers(secret, body))
+        event = client.webhooks.unwrap(body, headers_now(body, secret))
         assert event.id == f"evt_{EVENT_ID.hex}"
         with pytest.raises(InvalidWebhookSignatureError):
-            client.webhooks.unwrap(body, signed_headers(new_secret(), body))
+            client.webhooks.unwrap(body, headers_now(body, new_secret()))
+
+
+def test_each_of_two_secrets_verifies_what_is_signed_with_both() -> None:
+    old, new, body = new_secret(), new_secret(), event_body()
+    headers = headers_now(body, new, old)
+    assert len(headers["webhook-signature"].split(" ")) == 2
+    for secret in (old, new):
+        assert Webhook(secret).verify(body.decode(), headers) == json.loads(body)
+        with OpenAI(api_key="sk-op-test", webhook_secret=secret) as client:
+            assert client.webhooks.unwrap(body, headers).id == f"evt_{EVENT_ID.hex}"
+
+
+def test_a_hint_shows_four_letters_of_a_secret() -> None:
+    assert hint("whsec_" + "A" * 39 + "wxyz=") == "whsec_…wxyz"
 
 
 def test_secrets_are_32_random_bytes_and_never_the_same() -> None:
@@ -117,16 +128,21 @@ def test_a_failed_job_sends_its_error_in_place_of_a_result() -> None:
 def test_a_valid_webhook_is_stored_as_given_with_its_event_types_once_each() -> None:
     given = {
         "url": "https://example.com/hook",
-        "events": ["job.failed", *EVENT_TYPES],
+        "events": ["job.failed", *JOB_EVENT_TYPES],
         "include_result": True,
     }
     stored = validate_webhook(given, allow_private=False)
     assert stored == {
         **given,
-        "events": ["job.failed", *(t for t in EVENT_TYPES if "fail" not in t)],
+        "events": ["job.failed", *(t for t in JOB_EVENT_TYPES if "fail" not in t)],
     }
     bare = {"url": "http://127.0.0.1:9000/"}
     assert validate_webhook(bare, allow_private=True) == bare
+
+
+def test_the_id_of_an_endpoint_is_a_webhook_too() -> None:
+    given = f"whe_{JOB_ID.hex}"
+    assert validate_webhook(given, allow_private=False) == {"endpoint": JOB_ID.hex}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +150,9 @@ def test_a_valid_webhook_is_stored_as_given_with_its_event_types_once_each() -> 
     [
         (None, "webhook"),
         ("https://example.com/", "webhook"),
+        ("whe_1", "webhook"),
+        (f"job_{JOB_ID.hex}", "webhook"),
+        ({"endpoint": JOB_ID.hex}, "webhook.endpoint"),
         ([], "webhook"),
         ({}, "webhook.url"),
         ({"url": None}, "webhook.url"),
@@ -146,6 +165,10 @@ def test_a_valid_webhook_is_stored_as_given_with_its_event_types_once_each() -> 
         ({"url": "https://example.com/", "events": []}, "webhook.events"),
         ({"url": "https://example.com/", "events": "job.failed"}, "webhook.events"),
         ({"url": "https://example.com/", "events": ["job.done"]}, "webhook.events"),
+        (
+            {"url": "https://example.com/", "events": ["webhook_endpoint.disabled"]},
+            "webhook.events",
+        ),
         ({"url": "https://example.com/", "events": [{}]}, "webhook.events"),
         ({"url": "https://example.com/", "include_result": 1}, "webhook.include_result"),
     ],

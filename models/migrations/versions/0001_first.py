@@ -9,44 +9,60 @@ down_revision = None
 
 TRIGGERS = (
     """
-CREATE OR REPLACE FUNCTION check_transition() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE TABLE request_log_default PARTITION OF request_log DEFAULT
+""",
+    """
+CREATE OR REPLACE FUNCTION refuse_transition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF position(' ' || OLD.status || '>' || NEW.status || ' ' IN TG_ARGV[0]) = 0 THEN
-        RAISE EXCEPTION '% may not go from % to %', TG_TABLE_NAME, OLD.status, NEW.status
-            USING ERRCODE = 'check_violation';
-    END IF;
-    RETURN NEW;
+    RAISE EXCEPTION '% may not go from % to %', TG_TABLE_NAME, OLD.status, NEW.status
+        USING ERRCODE = 'check_violation';
 END $$
 """,
-    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON jobs FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) "
-    "EXECUTE FUNCTION check_transition(' "
-    "cancelling>cancelled cancelling>completed cancelling>expired cancelling>failed "
-    "in_progress>cancelling in_progress>completed in_progress>expired "
-    "in_progress>failed in_progress>queued queued>cancelled queued>cancelling "
-    "queued>completed queued>expired queued>failed queued>in_progress "
+    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON jobs FOR EACH ROW WHEN "
+    "(OLD.status IS DISTINCT FROM NEW.status AND position(' ' || OLD.status || '>' || "
+    "NEW.status || ' ' IN ' cancelling>cancelled cancelling>completed cancelling>expired "
+    "cancelling>failed in_progress>cancelled in_progress>cancelling in_progress>completed "
+    "in_progress>expired in_progress>failed in_progress>queued queued>cancelled "
+    "queued>cancelling queued>completed queued>expired queued>failed queued>in_progress "
     "queued>submitted submitted>cancelling submitted>completed submitted>expired "
-    "submitted>failed submitted>in_progress submitted>queued "
-    "')",
-    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON provider_batches FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) "
-    "EXECUTE FUNCTION check_transition(' "
-    "formed>done formed>uploading in_doubt>formed in_doubt>submitted in_progress>done "
-    "in_progress>formed in_progress>ingesting ingesting>done submitted>done "
-    "submitted>formed submitted>in_progress submitted>ingesting submitting>done "
-    "submitting>formed submitting>in_doubt submitting>submitted uploading>done "
-    "uploading>formed uploading>submitting "
-    "')",
-    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON lines FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) "
-    "EXECUTE FUNCTION check_transition(' "
-    "open>failed open>late open>returned open>succeeded open>withdrawn "
-    "')",
-    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON holds FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) "
-    "EXECUTE FUNCTION check_transition(' "
-    "open>posted open>voided "
-    "')",
-    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON deliveries FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) "
-    "EXECUTE FUNCTION check_transition(' "
-    "delivered>pending failed>pending pending>delivered pending>failed "
-    "')",
+    "submitted>failed submitted>in_progress submitted>queued ') = 0) EXECUTE FUNCTION "
+    "refuse_transition()",
+    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON provider_batches FOR EACH "
+    "ROW WHEN (OLD.status IS DISTINCT FROM NEW.status AND position(' ' || OLD.status || "
+    "'>' || NEW.status || ' ' IN ' formed>done formed>uploading in_doubt>formed "
+    "in_doubt>submitted in_progress>done in_progress>formed in_progress>ingesting "
+    "ingesting>done submitted>done submitted>formed submitted>in_progress "
+    "submitted>ingesting submitting>done submitting>formed submitting>in_doubt "
+    "submitting>submitted uploading>done uploading>formed uploading>submitting ') = 0) "
+    "EXECUTE FUNCTION refuse_transition()",
+    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON lines FOR EACH ROW WHEN "
+    "(OLD.status IS DISTINCT FROM NEW.status AND position(' ' || OLD.status || '>' || "
+    "NEW.status || ' ' IN ' open>failed open>late open>returned open>succeeded "
+    "open>withdrawn ') = 0) EXECUTE FUNCTION refuse_transition()",
+    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON holds FOR EACH ROW WHEN "
+    "(OLD.status IS DISTINCT FROM NEW.status AND position(' ' || OLD.status || '>' || "
+    "NEW.status || ' ' IN ' open>posted open>voided ') = 0) EXECUTE FUNCTION "
+    "refuse_transition()",
+    "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON deliveries FOR EACH ROW "
+    "WHEN (OLD.status IS DISTINCT FROM NEW.status AND position(' ' || OLD.status || '>' "
+    "|| NEW.status || ' ' IN ' delivered>pending failed>pending pending>delivered "
+    "pending>failed ') = 0) EXECUTE FUNCTION refuse_transition()",
+    """
+CREATE OR REPLACE FUNCTION check_settlements() RETURNS trigger LANGUAGE plpgsql
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+BEGIN
+    IF EXISTS (
+        SELECT 1 FROM written WHERE NOT EXISTS (
+            SELECT 1 FROM holds WHERE holds.id = written.id AND holds.status = 'posted')
+    ) THEN
+        RAISE EXCEPTION 'a settlement is of a hold that has been posted'
+            USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    RETURN NULL;
+END $$
+""",
+    "CREATE TRIGGER check_settlements AFTER INSERT ON settlements REFERENCING NEW TABLE "
+    "AS written FOR EACH STATEMENT EXECUTE FUNCTION check_settlements()",
 )
 
 
@@ -65,17 +81,36 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_accounts")),
     )
     op.create_table(
+        "batch_cancellations",
+        sa.Column("batch_id", sa.Uuid(), nullable=False),
+        sa.Column("overdue", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column(
+            "due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
+        sa.Column("asked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("batch_id", name=op.f("pk_batch_cancellations")),
+    )
+    op.create_index(
+        "ix_batch_cancellations_due",
+        "batch_cancellations",
+        ["due_at"],
+        unique=False,
+        postgresql_where=sa.text("asked_at IS NULL"),
+    )
+    op.create_table(
         "events",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("account_id", sa.Uuid(), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
-        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=True),
+        sa.Column("data", postgresql.JSONB(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
             server_default=sa.text("now()"),
             nullable=False,
         ),
+        sa.CheckConstraint("(job_id IS NULL) = (data IS NOT NULL)", name=op.f("ck_events_subject")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
     op.create_table(
@@ -95,6 +130,12 @@ def upgrade() -> None:
                 create_constraint=True,
                 length=32,
             ),
+            nullable=False,
+        ),
+        sa.Column(
+            "held_on",
+            sa.Date(),
+            server_default=sa.text("(now() AT TIME ZONE 'UTC')::date"),
             nullable=False,
         ),
         sa.Column(
@@ -193,6 +234,7 @@ def upgrade() -> None:
         sa.Column("endpoint", sa.Text(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("custom_id", sa.Text(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=True),
         sa.Column("metadata", postgresql.JSONB(), nullable=True),
         sa.Column("webhook", postgresql.JSONB(), nullable=True),
         sa.Column("customer_batch_id", sa.Uuid(), nullable=True),
@@ -201,6 +243,9 @@ def upgrade() -> None:
         sa.Column("failures", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("body_bytes", sa.Integer(), nullable=False),
         sa.Column("embedding_inputs", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("standard_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("max_cost_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("escalate", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("price_id", sa.Text(), nullable=False),
         sa.Column("markup_bps", sa.Integer(), nullable=False),
         sa.Column(
@@ -210,6 +255,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("cancelling_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("completed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("texts_deleted", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -244,6 +290,21 @@ def upgrade() -> None:
         ["lane_id", "account_id", "id"],
         unique=False,
         postgresql_where=sa.text("batch_id IS NULL AND completed_at IS NULL"),
+    )
+    op.create_table(
+        "key_spending",
+        sa.Column("key_id", sa.Uuid(), nullable=False),
+        sa.Column(
+            "period",
+            sa.Enum(
+                "day", "month", name="period", native_enum=False, create_constraint=True, length=32
+            ),
+            nullable=False,
+        ),
+        sa.Column("starts_on", sa.Date(), nullable=False),
+        sa.Column("amount_nanos", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("key_id", "period", "starts_on", name=op.f("pk_key_spending")),
+        postgresql_with={"fillfactor": "50"},
     )
     op.create_table(
         "lanes",
@@ -289,6 +350,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.PrimaryKeyConstraint("job_id", "round", name=op.f("pk_lines")),
+        postgresql_with={"fillfactor": "50"},
     )
     op.create_index("ix_lines_batch", "lines", ["batch_id", "job_id"], unique=False)
     op.create_table(
@@ -302,6 +364,126 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_prices")),
+    )
+    op.create_table(
+        "request_log",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("key_id", sa.Uuid(), nullable=False),
+        sa.Column("surface", sa.Text(), nullable=False),
+        sa.Column("endpoint", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=True),
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("http_status", sa.SmallInteger(), nullable=False),
+        sa.Column("attempts", sa.SmallInteger(), nullable=False),
+        sa.Column("input_uncached", sa.Integer(), nullable=False),
+        sa.Column("cache_read", sa.Integer(), nullable=False),
+        sa.Column("cache_write", sa.Integer(), nullable=False),
+        sa.Column("output", sa.Integer(), nullable=False),
+        sa.Column("reasoning", sa.Integer(), nullable=False),
+        sa.Column("charged_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("cost_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("latency_milliseconds", sa.Integer(), nullable=False),
+        sa.Column("first_token_milliseconds", sa.Integer(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", "created_at", name=op.f("pk_request_log")),
+        postgresql_partition_by="RANGE (created_at)",
+    )
+    op.create_index(
+        "ix_request_log_account", "request_log", ["account_id", "created_at"], unique=False
+    )
+    op.create_table(
+        "settlements",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("key_id", sa.Uuid(), nullable=False),
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("price_id", sa.Text(), nullable=False),
+        sa.Column("markup_bps", sa.Integer(), nullable=False),
+        sa.Column("unpriced", sa.Boolean(), nullable=False),
+        sa.Column("input_uncached", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cache_read", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cache_write_short", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cache_write_long", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("output", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("reasoning", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cost_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("charged_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("list_nanos", sa.BigInteger(), nullable=True),
+        sa.Column("batch_id", sa.Uuid(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "(charged_nanos IS NULL) = unpriced AND (cost_nanos IS NULL) = unpriced AND (list_nanos IS NULL) = unpriced",
+            name=op.f("ck_settlements_priced"),
+        ),
+        sa.CheckConstraint(
+            "input_uncached >= 0 AND cache_read >= 0 AND cache_write_short >= 0 AND cache_write_long >= 0 AND output >= 0 AND reasoning >= 0",
+            name=op.f("ck_settlements_tokens"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_settlements")),
+    )
+    op.create_index(
+        "ix_settlements_unpriced",
+        "settlements",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("unpriced"),
+    )
+    op.create_table(
+        "standard_runs",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("lane_id", sa.Integer(), nullable=False),
+        sa.Column(
+            "reason",
+            sa.Enum(
+                "deadline",
+                "wait",
+                name="reason",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
+        sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("failures", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("call_milliseconds", sa.Integer(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_standard_runs")),
+    )
+    op.create_index(
+        "ix_standard_runs_due",
+        "standard_runs",
+        ["due_at"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_index(
+        "ix_standard_runs_lane",
+        "standard_runs",
+        ["lane_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("call_milliseconds IS NOT NULL"),
     )
     op.create_table(
         "ticks",
@@ -448,6 +630,7 @@ def upgrade() -> None:
         "deliveries",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("event_id", sa.Uuid(), nullable=False),
+        sa.Column("endpoint_id", sa.Uuid(), nullable=True),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("include_result", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column(
@@ -463,7 +646,8 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("attempts_before", sa.Integer(), server_default="0", nullable=False),
         sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
@@ -492,6 +676,20 @@ def upgrade() -> None:
         ["url", "due_at"],
         unique=False,
         postgresql_where=sa.text("status = 'pending'"),
+    )
+    op.create_index(
+        "ix_deliveries_endpoint",
+        "deliveries",
+        ["endpoint_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("endpoint_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_deliveries_endpoint_pending",
+        "deliveries",
+        ["endpoint_id"],
+        unique=False,
+        postgresql_where=sa.text("status = 'pending' AND endpoint_id IS NOT NULL"),
     )
     op.create_index("ix_deliveries_event", "deliveries", ["event_id"], unique=False)
     op.create_index(
@@ -531,6 +729,7 @@ def upgrade() -> None:
         sa.Column("request_count", sa.Integer(), nullable=False),
         sa.Column("body_bytes", sa.BigInteger(), nullable=False),
         sa.Column("refusals", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("crashes", sa.Integer(), server_default="0", nullable=False),
         sa.Column("input_file_id", sa.Text(), nullable=True),
         sa.Column("external_id", sa.Text(), nullable=True),
         sa.Column("result_files", postgresql.JSONB(), nullable=True),
@@ -544,7 +743,14 @@ def upgrade() -> None:
         ),
         sa.Column("intent_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("intent_ref", sa.Text(), nullable=True),
+        sa.Column(
+            "lost_intents",
+            sa.ARRAY(sa.DateTime(timezone=True)),
+            server_default="{}",
+            nullable=False,
+        ),
         sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("in_progress_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("done_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
@@ -569,6 +775,13 @@ def upgrade() -> None:
     )
     op.create_index("ix_provider_batches_lane", "provider_batches", ["lane_id", "id"], unique=False)
     op.create_index(
+        "ix_provider_batches_lost",
+        "provider_batches",
+        ["lane_id"],
+        unique=False,
+        postgresql_where=sa.text("lost_intents <> '{}'"),
+    )
+    op.create_index(
         "uq_provider_batches_external",
         "provider_batches",
         ["external_id", "lane_id"],
@@ -576,54 +789,52 @@ def upgrade() -> None:
         postgresql_where=sa.text("external_id IS NOT NULL"),
     )
     op.create_table(
-        "settlements",
+        "webhook_endpoints",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("account_id", sa.Uuid(), nullable=False),
-        sa.Column("key_id", sa.Uuid(), nullable=False),
-        sa.Column("lane", sa.Text(), nullable=False),
-        sa.Column("provider", sa.Text(), nullable=False),
-        sa.Column("model", sa.Text(), nullable=False),
-        sa.Column("price_id", sa.Text(), nullable=False),
-        sa.Column("markup_bps", sa.Integer(), nullable=False),
-        sa.Column("unpriced", sa.Boolean(), nullable=False),
-        sa.Column("input_uncached", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("cache_read", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("cache_write_short", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("cache_write_long", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("output", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("reasoning", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("cost_nanos", sa.BigInteger(), nullable=True),
-        sa.Column("charged_nanos", sa.BigInteger(), nullable=True),
-        sa.Column("list_nanos", sa.BigInteger(), nullable=True),
-        sa.Column("batch_id", sa.Uuid(), nullable=True),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("event_types", postgresql.ARRAY(sa.Text()), nullable=False),
+        sa.Column("include_result", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("secret_hint", sa.Text(), nullable=False),
+        sa.Column("old_secret", sa.LargeBinary(), nullable=True),
+        sa.Column("old_secret_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("failing_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("disabled_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("disabled_reason", sa.Text(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
             server_default=sa.text("now()"),
             nullable=False,
         ),
-        sa.CheckConstraint(
-            "(charged_nanos IS NULL) = unpriced AND (cost_nanos IS NULL) = unpriced AND (list_nanos IS NULL) = unpriced",
-            name=op.f("ck_settlements_priced"),
+        sa.Column(
+            "updated_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
         ),
         sa.CheckConstraint(
-            "input_uncached >= 0 AND cache_read >= 0 AND cache_write_short >= 0 AND cache_write_long >= 0 AND output >= 0 AND reasoning >= 0",
-            name=op.f("ck_settlements_tokens"),
+            "(disabled_at IS NULL) = (disabled_reason IS NULL)",
+            name=op.f("ck_webhook_endpoints_disabled"),
         ),
-        sa.ForeignKeyConstraint(["id"], ["holds.id"], name=op.f("fk_settlements_id")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_settlements")),
+        sa.CheckConstraint(
+            "(old_secret IS NULL) = (old_secret_until IS NULL)",
+            name=op.f("ck_webhook_endpoints_old_secret"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_webhook_endpoints_account_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
     )
     op.create_index(
-        "ix_settlements_unpriced",
-        "settlements",
-        ["created_at"],
-        unique=False,
-        postgresql_where=sa.text("unpriced"),
+        "ix_webhook_endpoints_account", "webhook_endpoints", ["account_id", "id"], unique=False
     )
     op.create_table(
         "delivery_attempts",
         sa.Column("delivery_id", sa.Uuid(), nullable=False),
-        sa.Column("number", sa.SmallInteger(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column(
             "started_at",
             sa.DateTime(timezone=True),
@@ -631,7 +842,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("http_status", sa.SmallInteger(), nullable=True),
+        sa.Column("http_status", sa.Integer(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("excerpt", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(

@@ -1,0 +1,45 @@
+"""One call at one provider, as the standard lane makes them: no other provider, no try besides.
+
+The job's price and its provider were settled at intake, and its tries are the lane's to count.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from gateway.calls.attempts import CIRCUIT_OPEN
+from gateway.calls.realtime import UNPRICED_TIERS
+from gateway.providers.breaker import Breakers
+from gateway.providers.dialect import (
+    Answer,
+    Credential,
+    Dialect,
+    Endpoint,
+    ProviderError,
+    Unavailable,
+)
+
+
+def call_once(
+    breakers: Breakers,
+    dialect: Dialect,
+    credential: Credential,
+    endpoint: Endpoint,
+    model: str,
+    body: dict[str, Any],
+    timeout_seconds: float,
+) -> Answer:
+    """The provider's answer, without a usage where there is no price for it.
+
+    Raises ProviderError, Unavailable if the provider keeps failing and is not to be called now.
+    """
+    breaker = breakers.of(credential)
+    if not breaker.allows():
+        message = f"{credential.provider} keeps failing and is not called for a moment"
+        raise Unavailable(message, code=CIRCUIT_OPEN)
+    try:
+        answer = dialect.call(credential, endpoint, model, body, timeout_seconds)
+    except ProviderError as error:
+        breaker.record(error)
+        raise
+    breaker.record(None)
+    return replace(answer, usage=None) if answer.service_tier in UNPRICED_TIERS else answer
