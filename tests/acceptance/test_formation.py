@@ -17,7 +17,7 @@ from tests.integration.webhook_sink import Sink
 
 SEED = 20261129
 SETTLE_SECONDS = 45.0
-RUNG_BY_THE_CLOCK_ONLY = ("poll_batches", "sweep_batches", "expire_jobs", "settle_orphans")
+RUNG_BY_THE_CLOCK_ONLY = ("poll_batches", "escalate_jobs", "expire_jobs", "settle_orphans")
 
 
 class _Listener:
