@@ -88,9 +88,9 @@ def turn(contender: Contender, mode: Mode, seconds: float, turns: Turns) -> None
     request = Request(contender.url, contender.headers, body(mode))
     heard = call(request, mode.concurrency, seconds, mode.chunks)
     cpu, besides = contender.cpu_seconds() - cpu, contender.besides_seconds() - besides
-    turns.failed += len(heard.failures)
-    if heard.failures and not turns.rates:
+    if heard.failures and not turns.failed:
         print(f"{contender.name}: {heard.failures[0]!r}", file=sys.stderr)
+    turns.failed += len(heard.failures)
     if heard.latencies:
         _note(turns, heard, mode, cpu, besides)
 

@@ -50,6 +50,8 @@ class Router:
         self._catalogue = catalogue
         self._dialects = dialects
         self._credentials = credentials
+        served = map(self._with_configured_offers, catalogue.models())
+        self._served = {model.id: model for model in served if model.offers}
 
     def route(self, endpoint: Endpoint, name: str, body: Mapping[str, Any]) -> Route:
         """The first of `routes`."""
@@ -82,17 +84,15 @@ class Router:
 
     def models(self) -> list[Model]:
         """The models that a configured provider serves, with its offers only."""
-        served = map(self._served, self._catalogue.models())
-        return [model for model in served if model is not None]
+        return list(self._served.values())
 
     def find(self, name: str) -> Model | None:
         """One of `models`, by any of its names."""
         model = self._catalogue.resolve(name)
-        return None if model is None else self._served(model)
+        return None if model is None else self._served.get(model.id)
 
-    def _served(self, model: Model) -> Model | None:
-        offers = tuple(offer for offer in model.offers if self._is_configured(offer))
-        return replace(model, offers=offers) if offers else None
+    def _with_configured_offers(self, model: Model) -> Model:
+        return replace(model, offers=tuple(filter(self._is_configured, model.offers)))
 
     def _is_configured(self, offer: Offer) -> bool:
         return offer.provider in self._dialects and (offer.provider, HOUSE) in self._credentials

@@ -196,7 +196,7 @@ def test_many_wait_with_few_queries(web: Web, customer: Customer) -> None:
         return lambda: web.client(customer).get(job_path(job_id, "?wait=25"))
 
     def end_all() -> TestResponse:
-        with gevent.Timeout(15):
+        with gevent.Timeout(10):
             while reads < len(job_ids):
                 gevent.sleep(0.05)
         # From the read to the wait it is a moment more.
@@ -207,7 +207,7 @@ def test_many_wait_with_few_queries(web: Web, customer: Customer) -> None:
 
     began = time.monotonic()
     responses = at_once([*map(wait, job_ids), end_all])
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 10
     assert {each.get_json()["status"] for each in responses[:-1]} == {"completed"}
     # One read before and one after each wait, and the list at the end.
     assert reads == 2 * len(job_ids) + 1

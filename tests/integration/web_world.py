@@ -83,6 +83,8 @@ class Web:
     def renew(self) -> None:
         """Forgets what the process remembers of its database, as a new process would."""
         parts = self.state
+        # Nobody else would close the connection that listens.
+        parts.waiters.close()
         readers = Readers(parts.house.engine)
         request_log = RequestLog(readers, parts.metrics.observe_log_drops)
         self.app.extensions[EXTENSION] = replace(
