@@ -18,10 +18,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
-from psycopg.errors import UniqueViolation
 from sqlalchemy import Engine, text
 
-from gateway.billing import audit, ledger, raising
+from gateway.billing import audit, ledger, raising, suspense
 from gateway.billing.ledger import Charge, HoldRequest
 from gateway.billing.pricing import PriceBook, amounts
 from gateway.catalogue.rates import PriceSnapshot, Rates
@@ -48,9 +47,6 @@ HOLD_NANOS = 2_000
 ACTIONS = ("hold", "raise", "resolve", "deposit", "return")
 WEIGHTS = (45, 5, 40, 5, 5)
 
-_GIVEN_BACK = text(
-    "SELECT count(*) FROM transfers WHERE kind = 'suspense_return' AND hold_id = ANY(:hold_ids)"
-)
 _BOOKS = text(
     """
     SELECT (SELECT count(*) FROM holds) AS held,
@@ -82,6 +78,22 @@ _FILL = """
     ), given AS (
         INSERT INTO transfers (id, kind, debit, credit, account_id, amount_nanos)
         SELECT uuidv7(), 'deposit', 'cash_in', 'customer', account, sum(tokens / 10 * 11)
+        FROM fill GROUP BY account
+    ), spent AS (
+        INSERT INTO key_spending AS spending (key_id, period, starts_on, amount_nanos)
+        SELECT account, period, date_trunc(period, now() AT TIME ZONE 'UTC')::date,
+               sum(tokens / 10 * 11)
+        FROM fill CROSS JOIN (VALUES ('day'), ('month')) AS periods (period)
+        GROUP BY account, period
+        ON CONFLICT (key_id, period, starts_on)
+        DO UPDATE SET amount_nanos = spending.amount_nanos + excluded.amount_nanos
+    ), counted AS (
+        INSERT INTO daily_usage (account_id, day, key_id, provider, model, lane, surface, calls,
+                                 unpriced_calls, input_uncached, cache_read, cache_write, output,
+                                 reasoning, held_nanos, paid_nanos, list_nanos)
+        SELECT account, (now() AT TIME ZONE 'UTC')::date, account, 'fill', 'storm', 'batch',
+               'async', count(*), 0, sum(tokens), 0, 0, 0, 0, 2000 * count(*),
+               sum(tokens / 10 * 11), sum(tokens / 10 * 22)
         FROM fill GROUP BY account
     )
     INSERT INTO settlements (id, account_id, key_id, lane, provider, model, price_id, markup_bps,
@@ -218,17 +230,11 @@ class Trader:
         self._told.done["deposited"] += 1
 
     def _return(self) -> None:
-        """Gives suspense back; that of a hold whose suspense is back already is refused whole."""
-        chosen = list(set(self._some_holds()))
-        try:
-            with transaction(self._engine) as session:
-                ledger.return_suspense(session, chosen)
-                back = session.execute(_GIVEN_BACK, {"hold_ids": chosen}).scalar_one()
-        except UniqueViolation:
-            self._told.done["found given back"] += 1
-        else:
-            self._told.returned += back
-            self._told.done["given back"] += back
+        """Gives suspense back, where it is not back already."""
+        with transaction(self._engine) as session:
+            back = len(suspense.give_back(session, list(set(self._some_holds()))))
+        self._told.returned += back
+        self._told.done["given back"] += back
 
 
 def storm(orders: Orders) -> Told:

@@ -150,7 +150,7 @@ def works(house: House, spool_root: Path) -> Works:
     return Works(
         engine=house.engine,
         dialects=house.dialects,
-        credentials=house.credentials,
+        credentials=house.lane_credentials(),
         policy=house.policy,
         leases=LeaseKeeper(house.engine),
         spool_root=spool_root,

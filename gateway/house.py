@@ -3,19 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import Engine
 
+from gateway.access.credentials import DATA_KEY, OwnKey, open_key
 from gateway.access.keys import KeyDigest
 from gateway.access.vault import Vault
-from gateway.billing.prices import markup_bps
-from gateway.calls.routing import HOUSE, Router
+from gateway.access.widget_keys import WidgetKeyDigest
+from gateway.billing.prices import BASIS_POINTS, markup_bps
+from gateway.calls.routing import Route, Router
 from gateway.catalogue.catalogue import Catalogue, load
+from gateway.lanes.credentials import Credentials
 from gateway.lanes.works import LanePolicy
 from gateway.net.http import HttpClients
 from gateway.providers import dialects
 from gateway.providers.breaker import Breakers
-from gateway.providers.dialect import Credential, Dialect
+from gateway.providers.dialect import HOUSE, Credential, Dialect
 from models.session import connect
 from settings import Settings
 
@@ -33,9 +37,26 @@ class House:
     router: Router
     breakers: Breakers
     digest: KeyDigest
+    widget_key_digest: WidgetKeyDigest
     webhook_vault: Vault
+    data_key_vault: Vault
     policy: LanePolicy
     markup_bps: int
+    own_key_markup_bps: int
+
+    def markup_of(self, route: Route) -> int:
+        """What our customer pays beyond the provider's price; see `pricing.amounts`."""
+        return self.markup_bps if route.credential.is_house else self.own_key_markup_bps
+
+    def lane_credentials(self) -> Credentials:
+        """Finds what the lanes call with."""
+        return Credentials(self.engine, self.credentials, self.credential_of)
+
+    def credential_of(self, key: OwnKey) -> Credential:
+        """A customer's own credential; its key is opened each time it is needed."""
+        base_url = self.settings.providers[key.provider].base_url
+        opener = partial(open_key, self.data_key_vault, key)
+        return Credential(key.provider, key.reference, opener, base_url)
 
     def close(self) -> None:
         """Closes the connections that are not in use."""
@@ -65,7 +86,9 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
         router=Router(catalogue, spoken, credentials),
         breakers=Breakers(),
         digest=KeyDigest(settings.secret_key.get_secret_value()),
-        webhook_vault=Vault(settings.encryption_key.get_secret_value(), "webhook-secret"),
+        widget_key_digest=WidgetKeyDigest(settings.secret_key.get_secret_value()),
+        webhook_vault=_vault(settings, "webhook-secret"),
+        data_key_vault=_vault(settings, DATA_KEY),
         policy=LanePolicy(
             window=timedelta(seconds=settings.batch_window_seconds),
             ripe_requests=settings.batch_ripe_requests,
@@ -74,4 +97,14 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
             max_requests=settings.batch_max_requests,
         ),
         markup_bps=markup_bps(settings.price_markup_percent),
+        own_key_markup_bps=markup_bps(settings.byok_fee_percent) - BASIS_POINTS,
+    )
+
+
+def _vault(settings: Settings, purpose: str) -> Vault:
+    other = settings.encryption_key_previous
+    return Vault(
+        settings.encryption_key.get_secret_value(),
+        purpose,
+        None if other is None else other.get_secret_value(),
     )

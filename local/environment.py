@@ -34,6 +34,7 @@ def simulated_providers(port: int) -> dict[str, str]:
         # Groq speaks like OpenAI, and serves the Llama models.
         "GROQ_API_KEY": "sim-groq",
         "GROQ_BASE_URL": f"http://127.0.0.1:{port}/v1",
+        "SIMULATOR_METER_URL": f"http://127.0.0.1:{port}/_sim/meter",
     }
 
 

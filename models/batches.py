@@ -45,8 +45,9 @@ class ProviderBatch(Base):
 
     `intent_at` and `intent_ref` are when the creation in flight (or in doubt) was begun and the
     name it carries at the provider; `due_at` is when the row wants to be looked at next.
-    `refusals` counts uploads and creations in a row that came to nothing, `crashes` the leases
-    that ran out instead of being given back, since the last progress. `lost_intents` are creations
+    `refusals` counts uploads and creations in a row that came to nothing, then looks and downloads
+    that a customer's own key was refused; `crashes` the leases that ran out instead of being given
+    back, since the last progress. `lost_intents` are creations
     that were looked for in vain, and may still turn up at the provider.
     """
 

@@ -16,6 +16,7 @@ class Prefix(StrEnum):
 
     ACCOUNT = "acct_"
     KEY = "key_"
+    WIDGET_KEY = "wkey_"
     JOB = "job_"
     COMPLETION = "chatcmpl-"
     PROVIDER_BATCH = "pbatch_"
@@ -23,6 +24,8 @@ class Prefix(StrEnum):
     DELIVERY = "dlv_"
     WEBHOOK_ENDPOINT = "whe_"
     LOG = "log_"
+    TRANSACTION = "txn_"
+    AUDIT = "audit_"
 
 
 def new() -> UUID:

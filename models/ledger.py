@@ -102,9 +102,15 @@ class Transfer(Base):
             "hold_id",
             "kind",
             unique=True,
-            postgresql_where=text("kind IN ('overrun_loss', 'suspense_return')"),
+            postgresql_where=text("kind IN ('overrun_loss', 'suspense_return', 'suspense_charge')"),
         ),
         Index("ix_transfers_account", "account_id", "id"),
+        Index(
+            "ix_transfers_unbilled",
+            "batch_id",
+            "id",
+            postgresql_where=text("kind = 'unbilled_cost'"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -133,8 +139,10 @@ class Settlement(Base):
     """What one job or call used and cost; the amounts follow from the usage and the snapshot.
 
     `charged_nanos` is the customer's price with markup, `cost_nanos` the provider's, `list_nanos`
-    the customer's price in the standard lane. An `unpriced` settlement has no amounts: its hold
-    is in suspense. That its hold is posted, SETTLEMENT_TRIGGER sees to.
+    the customer's price in the standard lane. `markup_bps` is below zero for what was done on the
+    customer's own provider key: see `pricing.amounts`. An `unpriced` settlement has no amounts: its
+    hold is in suspense, until the usage is found out (`gateway.billing.suspense`) or it is given
+    back. That its hold is posted, SETTLEMENT_TRIGGER sees to.
     """
 
     __tablename__ = "settlements"
@@ -150,6 +158,13 @@ class Settlement(Base):
             name="tokens",
         ),
         Index("ix_settlements_unpriced", "created_at", postgresql_where=text("unpriced")),
+        # Rows lie in the order of their time, so that a few pages of this find a whole day.
+        Index(
+            "ix_settlements_created",
+            "created_at",
+            postgresql_using="brin",
+            postgresql_with={"autosummarize": "on"},
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -1,8 +1,10 @@
 """The whole schema in one place: every table, and what DDL cannot derive from the tables."""
 
 from models.accounts import Account, ApiKey, KeySpending
+from models.audit import AUDIT_FUNCTION, AUDIT_TRIGGER, AuditEntry
 from models.base import TRANSITION_FUNCTION, Base, transition_trigger
 from models.batches import BatchCancellation, Lane, Line, OrphanBatch, ProviderBatch, Tick
+from models.credentials import DataKey, ProviderKey
 from models.jobs import IdempotencyKey, Job, JobBody, JobResult, StandardRun
 from models.ledger import (
     SETTLEMENT_FUNCTION,
@@ -13,6 +15,7 @@ from models.ledger import (
     Settlement,
     Transfer,
 )
+from models.reconciliation import Reconciliation
 from models.requests import REQUEST_LOG_DEFAULT, RequestLog
 from models.states import (
     BATCH_TRANSITIONS,
@@ -21,17 +24,25 @@ from models.states import (
     JOB_TRANSITIONS,
     LINE_TRANSITIONS,
 )
+from models.usage import BalanceThreshold, DailyUsage
 from models.webhooks import Delivery, DeliveryAttempt, Event, WebhookEndpoint
+from models.widgets import WidgetKey
 
 TABLES = (
     Account,
     ApiKey,
+    WidgetKey,
     KeySpending,
+    DataKey,
+    ProviderKey,
+    AuditEntry,
     Balance,
     Hold,
     Transfer,
     Price,
     Settlement,
+    DailyUsage,
+    BalanceThreshold,
     Lane,
     ProviderBatch,
     Line,
@@ -48,6 +59,7 @@ TABLES = (
     Delivery,
     DeliveryAttempt,
     RequestLog,
+    Reconciliation,
 )
 
 metadata = Base.metadata
@@ -62,5 +74,7 @@ TRIGGERS = (
     transition_trigger("deliveries", DELIVERY_TRANSITIONS),
     SETTLEMENT_FUNCTION,
     SETTLEMENT_TRIGGER,
+    AUDIT_FUNCTION,
+    AUDIT_TRIGGER,
 )
 """SQL that holds each lifecycle to its transition table, and settlements to their holds."""

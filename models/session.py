@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 STATEMENT_TIMEOUT_MILLISECONDS = 60_000
@@ -57,6 +58,16 @@ def _refuse_closed(connection: psycopg.Connection, _record: object, _proxy: obje
         connection.pgconn.consume_input()
     except psycopg.OperationalError as error:
         raise InvalidatePoolError from error
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database is not there, rather than that it refused.
+
+    What COPY raises comes from psycopg as it is, everything else wrapped by SQLAlchemy.
+    """
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
+    return isinstance(error, PoolTimeout | psycopg.OperationalError)
 
 
 @contextmanager

@@ -74,7 +74,8 @@ BATCH_TRANSITIONS: Mapping[BatchStatus, frozenset[BatchStatus]] = {
     BatchStatus.SUBMITTING: frozenset(
         {BatchStatus.FORMED, BatchStatus.SUBMITTED, BatchStatus.IN_DOUBT, BatchStatus.DONE}
     ),
-    BatchStatus.IN_DOUBT: frozenset({BatchStatus.FORMED, BatchStatus.SUBMITTED}),
+    # Done when the key is gone that it might be looked for with.
+    BatchStatus.IN_DOUBT: frozenset({BatchStatus.FORMED, BatchStatus.SUBMITTED, BatchStatus.DONE}),
     # Back to formed when the provider refused the whole batch for want of quota.
     BatchStatus.SUBMITTED: frozenset(
         {BatchStatus.IN_PROGRESS, BatchStatus.INGESTING, BatchStatus.FORMED, BatchStatus.DONE}
@@ -154,6 +155,7 @@ class TransferKind(StrEnum):
     OVERRUN_LOSS = "overrun_loss"
     SUSPENSE = "suspense"
     SUSPENSE_RETURN = "suspense_return"
+    SUSPENSE_CHARGE = "suspense_charge"
     PROVIDER_COST = "provider_cost"
     UNBILLED_COST = "unbilled_cost"
 
@@ -166,6 +168,8 @@ TRANSFER_SIDES: Mapping[TransferKind, tuple[LedgerAccount, LedgerAccount]] = {
     # The hold of a call whose usage the provider did not report.
     TransferKind.SUSPENSE: (LedgerAccount.CUSTOMER, LedgerAccount.SUSPENSE),
     TransferKind.SUSPENSE_RETURN: (LedgerAccount.SUSPENSE, LedgerAccount.CUSTOMER),
+    # What such a call turned out to cost; the rest of its hold is returned.
+    TransferKind.SUSPENSE_CHARGE: (LedgerAccount.SUSPENSE, LedgerAccount.REVENUE),
     # What we owe the provider for charged work, booked once a set of settlements.
     TransferKind.PROVIDER_COST: (LedgerAccount.REVENUE, LedgerAccount.PROVIDER_COST),
     # What we owe the provider for work that nobody is charged for: late lines, orphaned batches.

@@ -32,4 +32,6 @@ def timetable(settings: Settings) -> tuple[Entry, ...]:
         Entry(Actor.RELEASE_HOLDS, 60),
         Entry(Actor.APPLY_RETENTION, 300),
         Entry(Actor.KEEP_REQUEST_LOG, 600),
+        Entry(Actor.WATCH_BALANCES, 60),
+        Entry(Actor.RECONCILE, 3600),
     )

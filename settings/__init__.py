@@ -17,9 +17,12 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from settings.origins import check_origin
 
 PROVIDER_BASE_URLS: Mapping[str, str] = {
     "openai": "https://api.openai.com/v1",
@@ -64,7 +67,14 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _split(value: Any) -> Any:
+    return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+
+
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(check_origin)], ...], NoDecode, BeforeValidator(_split)
+]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
 ]
@@ -93,6 +103,7 @@ class Settings(BaseSettings):
 
     secret_key: SecretStr
     encryption_key: SecretStr
+    encryption_key_previous: SecretStr | None = None
     metrics_token: SecretStr | None = None
 
     openai_api_key: SecretStr | None = None
@@ -120,7 +131,14 @@ class Settings(BaseSettings):
     sweep_seconds: PositiveInt = 10
     retention_days: PositiveInt = 30
     price_markup_percent: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] = Decimal(0)
+    reconcile_tolerance_usd: Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=9)] = (
+        Decimal("0.01")
+    )
+    simulator_meter_url: HttpUrl | None = None
+    byok_fee_percent: Annotated[Decimal, Field(ge=0, lt=100, decimal_places=2)] = Decimal(0)
     webhook_allow_private: bool = False
+    cors_allowed_origins: Origins = ()
+    trust_proxy: bool = False
     log_level: LogLevel = "INFO"
 
     @field_validator("database_url")
@@ -133,10 +151,10 @@ class Settings(BaseSettings):
     def _check_redis_url(cls, value: SecretStr) -> SecretStr:
         return _check_scheme(value, _REDIS_SCHEMES)
 
-    @field_validator("secret_key", "encryption_key")
+    @field_validator("secret_key", "encryption_key", "encryption_key_previous")
     @classmethod
-    def _check_key_length(cls, value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value()) < KEY_MIN_CHARACTERS:
+    def _check_key_length(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < KEY_MIN_CHARACTERS:
             raise ValueError(f"must have {KEY_MIN_CHARACTERS} characters or more")
         return value
 

@@ -10,26 +10,35 @@ from flask import Flask, Response, g, request
 from gateway.house import build
 from settings import Settings, SettingsError, load, logs
 from web import (
+    audit,
     auth,
     calls,
     commands,
+    cors,
     docs,
     errors,
     events,
     jobs,
+    keys,
     limits,
     models,
+    money,
     neureus,
     neureus_models,
     operations,
+    providers,
+    usage,
     webhooks,
+    widgets,
 )
 from web.auth import OPEN_ROUTES
 from web.in_flight import InFlight
 from web.metrics import DatabaseGauges, Metrics
 from web.outbound import guarded_transport
+from web.own_keys import OwnKeys
 from web.request_log import RequestLog
 from web.schemas import MAX_BODY_BYTES
+from web.scopes import require_scope
 from web.shared_bell import SharedBell
 from web.state import EXTENSION, State, state
 from web.threads import READERS, Readers
@@ -62,6 +71,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         readers=readers,
         waiters=Waiters(settings.postgres_url),
         keys=auth.KeyRing(house.digest, readers),
+        widget_keys=auth.WidgetKeyRing(house.widget_key_digest, readers),
+        own_keys=OwnKeys(house, readers),
         bell=SharedBell(settings),
         in_flight=InFlight(),
         limiter=limits.limiter(settings),
@@ -75,12 +86,18 @@ def create_app(settings: Settings | None = None) -> Flask:
     for part in (
         calls,
         jobs,
+        keys,
+        audit,
+        money,
+        usage,
         events,
         models,
         neureus,
         neureus_models,
+        providers,
         operations,
         webhooks,
+        widgets,
         docs,
     ):
         app.register_blueprint(part.blueprint)
@@ -91,17 +108,29 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _enter() -> None:
+def _enter() -> Response | None:
     g.began = time.monotonic()
     g.request_id = f"req_{random.getrandbits(128):032x}"
-    state().in_flight.enter()
-    if request.path not in OPEN_ROUTES:
-        limits.limit(state().limiter, auth.authenticate(state().keys, request), request)
+    parts = state()
+    parts.in_flight.enter()
+    if request.path in OPEN_ROUTES:
+        return None
+    preflight = cors.preflight(request, parts.house.settings.cors_allowed_origins)
+    if preflight is not None:
+        return preflight
+    identity = auth.authenticate(parts.keys, parts.widget_keys, request)
+    widget_key = auth.widget_key()
+    if widget_key is not None:
+        cors.check_use(widget_key, request)
+    limits.limit(parts.limiter, identity, request, trust_proxy=parts.house.settings.trust_proxy)
+    require_scope(identity, request)
+    return None
 
 
 def _leave(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.request_id
     limits.add_headers(response)
+    cors.add_headers(response, request, state().house.settings.cors_allowed_origins)
     route = request.url_rule.rule if request.url_rule is not None else None
     seconds = time.monotonic() - g.began
     state().metrics.observe_response(route, request.method, response.status_code, seconds)

@@ -17,7 +17,8 @@ from gateway.calls.options import (
 from gateway.net.guard import URL_MAX_BYTES
 from gateway.webhooks.events import EventType
 from web.documented import EVENTS, Answer, Parameter, documented
-from web.objects import AcceptedCompletion, AcceptedEmbeddings, ChatCompletion, EmbeddingList
+from web.money_objects import ChatAnswer, EmbeddingsAnswer
+from web.objects import AcceptedCompletion, AcceptedEmbeddings
 from web.schemas import ChatRequest, EmbeddingRequest
 
 HELLO = {"role": "user", "content": "Summarise this in one line: …"}
@@ -58,6 +59,9 @@ class AsyncFields(BaseModel):
     completion_window: Moment | None = Field(None, description="Another name for `deadline`.")
     max_cost_usd: Annotated[float, Field(ge=0)] | str | None = Field(
         None, description="A ceiling above this is a 422, in whatever lane.", examples=["0.05"]
+    )
+    dry_run: StrictBool | None = Field(
+        None, description="Answer a quote: nothing is done, held or counted."
     )
     escalate: StrictBool | None = Field(
         None, description="Whether a job near its deadline may run at the standard price; true."
@@ -145,8 +149,9 @@ documented_chat = documented(
     "Calls",
     {
         200: Answer(
-            "The completion; with `stream`, its chunks as server-sent events.",
-            ChatCompletion,
+            "The completion; with `stream`, its chunks as server-sent events; with `dry_run`, a "
+            "quote.",
+            ChatAnswer,
             more=(EVENTS,),
             headers=NOW_HEADERS,
         ),
@@ -159,7 +164,7 @@ documented_chat = documented(
 documented_embeddings = documented(
     "Calls",
     {
-        200: Answer("The vectors.", EmbeddingList, headers=NOW_HEADERS),
+        200: Answer("The vectors, or a quote.", EmbeddingsAnswer, headers=NOW_HEADERS),
         202: _accepted(AcceptedEmbeddings, "$response.body#/id"),
     },
     errors=CALL_ERRORS,

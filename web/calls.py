@@ -18,13 +18,14 @@ from gateway.calls.intake import Submission, with_unknown_endpoint
 from gateway.calls.jobs import JobView
 from gateway.calls.options import Options, check_cost, idempotency_key, take_options
 from gateway.calls.realtime import HOLD_SECONDS, Call
-from gateway.calls.routing import Route, obstacle
+from gateway.calls.routing import Ineligible, Route, obstacle
 from gateway.providers.dialect import Endpoint
 from models import ids
 from models.ids import Prefix
-from web import answers, conversions, streams
-from web.auth import caller
+from web import answers, conversions, quotes, streams
+from web.auth import caller, require_model, widget_key
 from web.call_schemas import documented_chat, documented_embeddings
+from web.errors import ApiError
 from web.schemas import ChatRequest, EmbeddingRequest, check, read_body
 from web.serialisers import accepted_json
 from web.state import State, state
@@ -79,10 +80,15 @@ def respond(endpoint: Endpoint, surface: Surface = OPENAI, source: str | None = 
     """Answers the request, which calls that endpoint in the words of that surface."""
     parts = state()
     parsed = _parse(parts, endpoint, surface, source)
-    if not parsed.options.wants_async:
+    if not (parsed.options.wants_async or parsed.options.dry_run):
         return _run_now(parts, parsed)
     time_left = parsed.options.deadline_at - parsed.now
     why_not = obstacle(parsed.route, parsed.body, time_left, parts.house.policy.window)
+    if widget_key() is not None:
+        # Whoever reads the page has this key, and could read what became of others' jobs.
+        why_not = Ineligible.KEY
+    if parsed.options.dry_run:
+        return quotes.answer(parts, _asked(parts, parsed, why_not))
     if why_not is None and parsed.options.wait_seconds:
         return _wait(parts, parsed)
     if why_not is None:
@@ -103,7 +109,9 @@ def _parse(parts: State, endpoint: Endpoint, surface: Surface, source: str | Non
     check(SCHEMAS[endpoint], body)
     if endpoint is Endpoint.EMBEDDINGS and body.get("stream"):
         raise InvalidField("stream", "Embeddings are not streamed.")
-    route, *fallbacks = parts.house.router.routes(endpoint, body["model"], body)
+    own = parts.own_keys.of_caller()
+    route, *fallbacks = parts.house.router.routes(endpoint, body["model"], body, own)
+    require_model(route.model.id, route.name)
     return Parsed(
         id=ids.new(),
         now=now,
@@ -120,9 +128,13 @@ def _parse(parts: State, endpoint: Endpoint, surface: Surface, source: str | Non
 
 
 def _keyed(parsed: Parsed, answer: Stored | None) -> KeyedCall | None:
-    if parsed.key is None:
+    key, identity = parsed.key, caller()
+    if key is None:
         return None
-    return KeyedCall(caller().account_id, parsed.key, parsed.digest, parsed.id, answer)
+    if widget_key() is not None:
+        # A visitor of a page must not find what its owner, or another page's visitor, has asked.
+        key = f"{identity.key_id.hex}:{key}"
+    return KeyedCall(identity.account_id, key, parsed.digest, parsed.id, answer)
 
 
 def _held(parts: State, parsed: Parsed, lane: str) -> int:
@@ -139,7 +151,30 @@ def _ceiling(parts: State, parsed: Parsed, lane: str) -> int:
         rates = [parsed.route.offer.prices.batch]
     else:
         rates = [route.offer.prices.standard for route in (parsed.route, *parsed.fallbacks)]
-    return max(ceiling_nanos(size, each, parts.house.markup_bps) for each in rates if each)
+    markup_bps = parts.house.markup_of(parsed.route)
+    return max(ceiling_nanos(size, each, markup_bps) for each in rates if each)
+
+
+def _asked(parts: State, parsed: Parsed, why_not: Ineligible | None) -> quotes.Asked:
+    """What there is to say about a call that is not to be made."""
+    if widget_key() is not None:
+        raise ApiError(403, "A publishable key gets no quotes: they tell the account's balance.")
+    options, has_batch_price = parsed.options, parsed.route.offer.prices.batch is not None
+    lane: str | None = "standard"
+    if options.wants_async and why_not is None and not options.wait_seconds:
+        lane = "batch"
+    elif options.require_async and why_not is not None:
+        lane = None
+    return quotes.Asked(
+        account_id=caller().account_id,
+        route=parsed.route,
+        lane=lane,
+        why_not_batch=why_not,
+        standard_nanos=_ceiling(parts, parsed, "standard"),
+        batch_nanos=_ceiling(parts, parsed, "batch") if has_batch_price else None,
+        undiscounted_nanos=_ceiling(parts, replace(parsed, fallbacks=()), "standard"),
+        deadline_at=options.deadline_at,
+    )
 
 
 def _wait(parts: State, parsed: Parsed) -> Response:
@@ -184,7 +219,7 @@ def _draft(parts: State, parsed: Parsed) -> Submission:
         estimated_nanos=0,
         standard_nanos=_ceiling(parts, parsed, "standard"),
         prices=route.offer.prices,
-        markup_bps=parts.house.markup_bps,
+        markup_bps=parts.house.markup_of(route),
         created_at=parsed.now,
         deadline_at=parsed.options.deadline_at,
         custom_id=parsed.options.custom_id,
@@ -228,7 +263,7 @@ def _call(parts: State, parsed: Parsed) -> Call:
         fallbacks=parsed.fallbacks,
         body=parsed.body,
         estimated_nanos=_held(parts, parsed, "standard"),
-        markup_bps=parts.house.markup_bps,
+        markup_bps=parts.house.markup_of(parsed.route),
         expires_at=parsed.now + timedelta(seconds=HOLD_SECONDS),
         keyed=_keyed(parsed, None),
         source=parsed.source,

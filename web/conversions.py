@@ -6,8 +6,11 @@ it: leased, and made again by a worker if this process dies.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from uuid import UUID
 
+import gevent
 from flask import Response
 from gevent.event import Event
 from sqlalchemy.orm import Session
@@ -23,6 +26,7 @@ from gateway.lanes import endings, runs, standard
 from gateway.lanes.endings import Ending
 from gateway.lanes.leases import RENEWAL_SECONDS
 from gateway.lanes.runs import RunClaim, Standing
+from models import ids
 from models.states import JobStatus
 from web import answers
 from web.state import State
@@ -31,6 +35,9 @@ from web.threads import DatabaseAway, in_background
 from workers.bell import Actor
 
 log = logging.getLogger(__name__)
+
+WRITE_RETRY_SECONDS = 0.5
+"""Short: a worker may take the run over as soon as the database is back."""
 
 
 def answer(
@@ -65,6 +72,7 @@ class _Answered:
     charge: Charge
     answer: Stored
     taken_seconds: float
+    late_id: UUID
 
 
 class _Books:
@@ -125,10 +133,23 @@ class _Books:
             self._parts.writer.settle(call, charge, answer)
             return
         taken_seconds = time.monotonic() - self._began
-        answered = _Answered(call, charge, answer, taken_seconds)
-        self._parts.readers.run(_deliver, claim, answered)
-        self._parts.readers.run(endings.notify)
+        answered = _Answered(call, charge, answer, taken_seconds, late_id=ids.new())
+        self._until_written(lambda session: _deliver(session, claim, answered))
+        self._until_written(endings.notify)
         in_background(self._parts.bell.ring, Actor.DELIVER_WEBHOOKS)
+
+    def _until_written(self, write: Callable[[Session], None]) -> None:
+        """Nobody waits for it: tried as long as a settlement is, and then it is a worker's."""
+        ends_at = time.monotonic() + HOLD_SECONDS
+        while True:
+            try:
+                self._parts.readers.run(write)
+            except DatabaseAway:
+                if time.monotonic() >= ends_at:
+                    raise
+                gevent.sleep(WRITE_RETRY_SECONDS)
+            else:
+                return
 
     def _decided(self) -> RunClaim | None:
         """The job's claim, if it is a job; from now on the call becomes none."""
@@ -161,4 +182,4 @@ def _hand_over(session: Session, claim: RunClaim) -> None:
 def _deliver(session: Session, claim: RunClaim, answered: _Answered) -> None:
     PriceBook().store(session, answered.call.prices(answered.charge.price_id))
     ending = Ending(claim.job_id, JobStatus.COMPLETED, 200, answered.answer.body, answered.charge)
-    standard.deliver(session, claim, ending, answered.taken_seconds)
+    standard.deliver(session, claim, ending, answered.taken_seconds, late_id=answered.late_id)

@@ -21,13 +21,15 @@ from gateway.calls.errors import (
     InvalidField,
     KeyInFlight,
     KeyReused,
+    OwnKeyRefused,
     SpendLimitReached,
     UnknownCursor,
     UnknownModel,
 )
 from gateway.calls.streaming import Unheard
 from gateway.providers.dialect import ProviderError, Rejected, Unauthorized, Unavailable
-from web.threads import DatabaseAway, is_away
+from models.session import is_away
+from web.threads import DatabaseAway
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ CALL_STATUSES: Mapping[type[CallError], int] = {
     SpendLimitReached: 429,
     AsyncImpossible: 422,
     CostAboveMaximum: 422,
+    OwnKeyRefused: 403,
     KeyInFlight: 409,
     KeyReused: 422,
 }

@@ -22,7 +22,7 @@ from web.answers import stored_response
 from web.auth import caller
 from web.documented import Answer, Parameter, documented
 from web.errors import ApiError
-from web.objects import Accepted, DeletedJob, Job, JobPage, Result, Storable
+from web.objects import Accepted, DeletedJob, Job, JobPage, Name, Result, Storable
 from web.parameters import AFTER_JOB, LIMIT, number, page_after, page_limit
 from web.serialisers import accepted_json, job_json, list_json
 from web.state import State, state
@@ -95,7 +95,7 @@ def get_completion(completion_id: str) -> Response:
         Parameter("model", Storable, "Only jobs of this model, by the name that it was asked by."),
         Parameter(
             "metadata",
-            dict[Storable, Storable],
+            dict[Name, Storable],
             "Only jobs with these pairs: `metadata[key]=value`.",
             style={"style": "deepObject", "explode": True},
         ),
@@ -241,7 +241,7 @@ def _metadata() -> dict[str, str]:
     """The pairs that `metadata[key]=value` asks for."""
     wanted: dict[str, str] = {}
     for name in request.args:
-        key = re.fullmatch(r"metadata\[(.*)\]", name, re.DOTALL)
+        key = re.fullmatch(r"metadata\[(.+)\]", name, re.DOTALL)
         # More brackets are how some write a list or an object, which no value is.
         if key and "][" not in key[1]:
             wanted[key[1]] = _text(name) or ""

@@ -14,6 +14,7 @@ import redis
 from flask import Request, Response, g
 from gevent.event import AsyncResult
 
+from gateway.access import widget_keys
 from gateway.access.keys import Identity
 from gateway.access.limits import (
     Bucket,
@@ -26,6 +27,8 @@ from gateway.access.limits import (
     judge,
 )
 from settings import Settings
+from web.auth import widget_key
+from web.client_address import client_address
 from web.errors import ApiError
 from web.threads import in_background
 from workers.bell import redis_client
@@ -128,11 +131,16 @@ def limiter(settings: Settings) -> Limiter:
     return Limiter(counts, counts.answer)
 
 
-def limit(limiter: Limiter, identity: Identity, request: Request) -> None:
-    """Counts a call of this caller; raises the 429."""
+def limit(limiter: Limiter, identity: Identity, request: Request, *, trust_proxy: bool) -> None:
+    """Counts a call of this caller; raises the 429. A visitor of a page counts by their address."""
     if not request.path.startswith(LIMITED):
         return
-    verdict: Verdict = limiter.judge(buckets_of(identity, reading=_is_reading(request)))
+    key = widget_key()
+    if key is None:
+        buckets = buckets_of(identity, reading=_is_reading(request))
+    else:
+        buckets = widget_keys.buckets_of(key, client_address(request, trust_proxy=trust_proxy))
+    verdict: Verdict = limiter.judge(buckets)
     g.verdict = verdict
     if not verdict.admitted:
         seconds = verdict.retry_after_seconds

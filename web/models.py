@@ -3,6 +3,7 @@
 import orjson
 from flask import Blueprint, Response
 
+from web.auth import caller
 from web.documented import Answer, documented
 from web.errors import ApiError
 from web.objects import Model, ModelList
@@ -17,9 +18,10 @@ TO_MODEL = {"get_model": ("name", "$response.body#/data/0/id")}
 @blueprint.get("/v1/models")
 @documented("Models", {200: Answer("All of them.", ModelList, links=TO_MODEL)})
 def list_models() -> Response:
-    """Every model that a configured provider serves."""
-    house = state().house
-    data = [model_json(model, house.markup_bps) for model in house.router.models()]
+    """Every model that a configured provider serves and the key may call."""
+    house, own = state().house, state().own_keys.of_caller()
+    models = [model for model in house.router.models(own) if caller().may_call(model.id)]
+    data = [model_json(model, house.markup_bps) for model in models]
     body = orjson.dumps({"object": "list", "data": data})
     return Response(body, mimetype="application/json")
 
@@ -28,9 +30,9 @@ def list_models() -> Response:
 @documented("Models", {200: Answer("The model.", Model)})
 def get_model(name: str) -> Response:
     """One model, by any of its names; it answers under its own."""
-    house = state().house
-    model = house.router.find(name)
-    if model is None:
+    house, own = state().house, state().own_keys.of_caller()
+    model = house.router.find(name, own)
+    if model is None or not caller().may_call(model.id):
         raise ApiError(
             404, f"The model '{name}' does not exist or is not served here.", param="model"
         )

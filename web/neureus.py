@@ -1,7 +1,7 @@
 """The `/ai` routes, as Neureus's reference has them: the calls of `/v1` in other words.
 
-Not there: routing by task (`auto`), compression of prompts and their statistics, widget keys.
-What asks for those is refused with a 400 that names it, or finds no route.
+Not there: routing by task (`auto`), compression of prompts and their statistics. What asks for
+those is refused with a 400 that names it.
 """
 
 import re
@@ -16,17 +16,18 @@ from gateway.providers.dialect import Endpoint
 from models.ids import Prefix
 from models.states import JobStatus
 from web.answers import stored_response
+from web.auth import widget_key
 from web.call_schemas import ACCEPTED_HEADERS, CALL_ERRORS, CALL_HEADERS, NOW_HEADERS
 from web.calls import respond
 from web.documented import EVENTS, Answer, Parameter, documented
 from web.jobs import RESULT_ERRORS, find_job, result
 from web.neureus_schemas import (
     NeureusAccepted,
-    NeureusAnswer,
+    NeureusChatAnswer,
     NeureusChatCall,
+    NeureusEmbeddingsAnswer,
     NeureusEmbeddingsCall,
     NeureusResult,
-    NeureusVectors,
 )
 from web.neureus_words import NEUREUS, answer, job_names
 
@@ -58,7 +59,7 @@ _ACCEPTED = Answer(
             'The answer; with `stream`, `{"delta": {"content": "…"}, "done": false}` as '
             'server-sent events, the last one `{"done": true, "logId", "inputTokens", '
             '"outputTokens", "costUsd", "finishReason"}`.',
-            NeureusAnswer,
+            NeureusChatAnswer,
             more=(EVENTS,),
             headers=NOW_HEADERS,
         ),
@@ -69,14 +70,17 @@ _ACCEPTED = Answer(
     body=NeureusChatCall,
 )
 def neureus_chat() -> Response:
-    """A chat, now or as a job."""
-    return respond(Endpoint.CHAT_COMPLETIONS, NEUREUS, check_headers(request.headers))
+    """A chat, now or as a job; at once and never as a job with a publishable key."""
+    key, source = widget_key(), check_headers(request.headers)
+    if source is None and key is not None:
+        source = key.terms.agent_id
+    return respond(Endpoint.CHAT_COMPLETIONS, NEUREUS, source)
 
 
 @blueprint.post("/ai/embeddings")
 @documented(
     "AI",
-    {200: Answer("The vectors.", NeureusVectors, headers=NOW_HEADERS), 202: _ACCEPTED},
+    {200: Answer("The vectors.", NeureusEmbeddingsAnswer, headers=NOW_HEADERS), 202: _ACCEPTED},
     errors=CALL_ERRORS,
     parameters=_PARAMETERS,
     body=NeureusEmbeddingsCall,

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from gateway.catalogue.catalogue import Model
 from settings import PROVIDER_BASE_URLS
+from web.auth import caller
 from web.documented import Answer, Parameter, documented
 from web.errors import ApiError
 from web.neureus_schemas import NeureusModels
@@ -27,7 +28,7 @@ PROVIDERS = (*PROVIDER_BASE_URLS, "workers-ai")
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    models: tuple[dict[str, Any], ...]
+    models: dict[str, dict[str, Any]]
     until: float
 
 
@@ -47,28 +48,34 @@ class _Kept:
     ),
 )
 def list_neureus_models() -> Response:
-    """Every model that a configured provider serves, with its price; up to five minutes old."""
+    """Every model that is served and the key may call, with its price; up to five minutes old."""
     provider, task = request.args.get("provider"), request.args.get("type")
     if provider is not None and provider not in PROVIDERS:
         known = ", ".join(PROVIDERS)
         raise ApiError(400, f"'provider' must be one of {known}.", param="provider")
     shown = [
         model
-        for model in _models(state())
-        if provider in (None, model["provider"]) and task in (None, model["type"])
+        for model_id, model in _models(state()).items()
+        if caller().may_call(model_id)
+        and provider in (None, model["provider"])
+        and task in (None, model["type"])
     ]
     response = Response(orjson.dumps({"models": shown}), mimetype="application/json")
     response.headers["Cache-Control"] = f"private, max-age={KEPT_SECONDS}"
     return response
 
 
-def _models(parts: State) -> tuple[dict[str, Any], ...]:
+def _models(parts: State) -> dict[str, dict[str, Any]]:
+    """By their names in the catalogue."""
     now = time.monotonic()
-    kept: _Kept | None = current_app.extensions.get(EXTENSION)
+    house, own = parts.house, parts.own_keys.of_caller()
+    # By the providers that the caller has own keys of, for they serve models too.
+    lists: dict[frozenset[str], _Kept] = current_app.extensions.setdefault(EXTENSION, {})
+    kept = lists.get(frozenset(own))
     if kept is None or now >= kept.until:
-        house = parts.house
-        models = tuple(_shown(model, house.markup_bps) for model in house.router.models())
-        kept = current_app.extensions[EXTENSION] = _Kept(models, now + KEPT_SECONDS)
+        served = house.router.models(own)
+        models = {model.id: _shown(model, house.markup_bps) for model in served}
+        kept = lists[frozenset(own)] = _Kept(models, now + KEPT_SECONDS)
     return kept.models
 
 

@@ -5,11 +5,12 @@ Source: Neureus's reference, "AI Gateway". What it does not name passes through 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictInt, StrictStr
 from pydantic.alias_generators import to_camel
 
 from models.states import JobStatus
 from web.call_schemas import AsyncFields
+from web.money_objects import Quote
 from web.objects import Choice, Embedding, JobId, Loose, Usage
 from web.schemas import ChatRequest, EmbeddingRequest
 
@@ -99,6 +100,18 @@ class NeureusVectors(_Counted):
     model: str | None
 
 
+class NeureusChatAnswer(RootModel[NeureusAnswer | Quote]):
+    """The answer, or with `dry_run` a quote, in the words of `/v1`."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+
+class NeureusEmbeddingsAnswer(RootModel[NeureusVectors | Quote]):
+    """The vectors, or with `dry_run` a quote, in the words of `/v1`."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+
 class _Job(_Camel):
     status: JobStatus
     job_id: JobId
@@ -135,3 +148,52 @@ class NeureusModels(BaseModel):
     """The models that a configured provider serves."""
 
     models: list[NeureusModel]
+
+
+class NeureusProviderKey(BaseModel):
+    """A key of your own at a provider; it is kept encrypted, and never shown again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # It goes into a header, as it is.
+    key: Annotated[
+        StrictStr,
+        Field(
+            min_length=8,
+            max_length=512,
+            pattern=r"^[\x21-\x7e]+$",
+            examples=["sk-your-provider-key"],
+            repr=False,
+        ),
+    ]
+
+
+class NeureusProvider(BaseModel):
+    """Whether a key of your own is used for a provider."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    provider: Annotated[str, Field(examples=["openai"])]
+    configured: bool
+
+
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class NeureusConfiguredProvider(_Camel):
+    """A provider that is called with a key of your own; `version` counts the keys there were."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    provider: Annotated[str, Field(examples=["openai"])]
+    configured: Literal[True]
+    key_preview: Annotated[str, Field(examples=["sk-…mnop"])]
+    version: Annotated[int, Field(ge=1)]
+    created_at: Moment
+    rotated_at: Moment | None
+
+
+class NeureusProviders(BaseModel):
+    """The providers that are called with a key of your own."""
+
+    providers: list[NeureusConfiguredProvider]

@@ -17,8 +17,10 @@ from werkzeug.routing import Rule
 from web.auth import OPEN_ROUTES
 from web.documented import EVENTS, JSON, Answer, Operation, Parameter, operation_of
 from web.errors import TYPES, is_flat
+from web.key_schemas import KeyId
 from web.neureus_schemas import FlatError
 from web.objects import CompletionId, Error, JobId
+from web.scopes import scope_of
 from web.webhook_objects import DeliveryId, EndpointId
 
 VERSION = "1"
@@ -33,13 +35,15 @@ Money is a decimal string of USD, times are Unix seconds. Errors are \
 The routes under `/ai` are the same service in other words: costs are numbers there, and errors \
 `{"error": "NOT_FOUND", "message"}`."""
 
-TAGS = ("Calls", "Jobs", "Models", "Webhooks", "AI", "Service")
+TAGS = ("Calls", "Jobs", "Models", "Webhooks", "Keys", "Billing", "AI", "Service")
 
 ARGUMENTS: Mapping[str, tuple[Any, str]] = {
     "job_id": (JobId, "The job."),
     "completion_id": (CompletionId, "The completion of a job; the same digits as the job's id."),
     "endpoint_id": (EndpointId, "The webhook endpoint."),
     "delivery_id": (DeliveryId, "The webhook delivery."),
+    "key_id": (KeyId, "The API key."),
+    "provider": (str, "The provider, such as `openai` or `anthropic`."),
     "name": (str, "Any name of the model, such as `openai/gpt-4o-mini` or `gpt-4o-mini`."),
 }
 """The arguments that routes have in their paths."""
@@ -48,7 +52,7 @@ ERRORS: Mapping[int, str] = {
     400: "Malformed JSON, or a field that is missing or wrong; `param` names it.",
     401: "No key, or one that is bad, revoked or expired.",
     402: "The balance cannot hold the ceiling price.",
-    403: "The key may not do this.",
+    403: "The key may not do this; the message names the scope that it lacks.",
     404: "No such route, model or resource, or somebody else's.",
     405: "The route does not take that method; `Allow` names those it takes.",
     409: "The state does not allow it, or the idempotency key's first call is in flight.",
@@ -68,7 +72,7 @@ FLAT_ERRORS: Mapping[int, str] = {
     429: "Too many requests; see `Retry-After`.",
 }
 """Of the routes that tell their errors flat."""
-KEYED_ERRORS = (401, 429, 500, 503)
+KEYED_ERRORS = (401, 403, 429, 500, 503)
 BODY_ERRORS = (400, 413, 415)
 
 REQUEST_ID = "X-Request-Id"
@@ -141,6 +145,7 @@ def document(app: Flask, server_url: str) -> dict[str, Any]:
     for rule, method, operation in operations(app):
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         shown = _operation(app, rule, operation, schemas, keyed=rule.rule not in OPEN_ROUTES)
+        _demand(shown, rule, method)
         paths.setdefault(path, {})[method.lower()] = shown
     responses = {
         **_errors(Error, ERRORS, ERROR_HEADERS, schemas),
@@ -216,6 +221,16 @@ def _operation(
     if not keyed:
         shown["security"] = []
     return shown
+
+
+def _demand(shown: dict[str, Any], rule: Rule, method: str) -> None:
+    """Says which scope an operation needs: in words, and as OpenAPI 3.1 names roles."""
+    scope = None if rule.rule in OPEN_ROUTES else scope_of(method, rule.rule)
+    if scope is None:
+        return
+    shown["security"] = [{"bearer": [scope.value]}, {"key": [scope.value]}]
+    sentence = f"The key needs the scope `{scope}`."
+    shown["description"] = "\n\n".join(filter(None, [shown["description"], sentence]))
 
 
 def _operation_id(endpoint: str) -> str:

@@ -11,6 +11,7 @@ from models import ids
 from models.ids import Prefix
 from web.documented import Parameter
 from web.errors import ApiError
+from web.key_schemas import AuditId, KeyId
 from web.objects import JobId
 from web.webhook_objects import DeliveryId, EndpointId
 
@@ -22,6 +23,8 @@ LIMIT = Parameter(
 AFTER_JOB = Parameter("after", JobId, _AFTER)
 AFTER_ENDPOINT = Parameter("after", EndpointId, _AFTER)
 AFTER_DELIVERY = Parameter("after", DeliveryId, _AFTER)
+AFTER_KEY = Parameter("after", KeyId, _AFTER)
+AFTER_AUDIT = Parameter("after", AuditId, _AFTER)
 
 
 def number(name: str, default: int, *, least: int, most: int = 10**9) -> int:

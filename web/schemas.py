@@ -184,6 +184,11 @@ def read_body(request: Request) -> dict[str, Any]:
     return body
 
 
+def has_body(request: Request) -> bool:
+    """Whether there is anything for `read_body`, where a body may be left out."""
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
+
+
 def check(schema: type[Schema], body: dict[str, Any]) -> Schema:
     """The body by its schema; raises a 400 that names the first field that is wrong."""
     try:

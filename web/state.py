@@ -9,10 +9,11 @@ from flask import current_app
 
 from gateway.calls.record import CallRecord
 from gateway.house import House
-from web.auth import KeyRing
+from web.auth import KeyRing, WidgetKeyRing
 from web.in_flight import InFlight
 from web.limits import Limiter
 from web.metrics import DatabaseGauges, Metrics
+from web.own_keys import OwnKeys
 from web.pace import Pace
 from web.request_log import RequestLog
 from web.shared_bell import SharedBell
@@ -34,6 +35,8 @@ class State:
     readers: Readers
     waiters: Waiters
     keys: KeyRing
+    widget_keys: WidgetKeyRing
+    own_keys: OwnKeys
     bell: SharedBell
     in_flight: InFlight
     limiter: Limiter

@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import gevent
-import psycopg
 from gevent import Greenlet
 from gevent.threadpool import ThreadPool
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from models.session import transaction
+from models.session import is_away, transaction
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +30,6 @@ PATIENCE_SECONDS = 10.0
 
 class DatabaseAway(Exception):
     """PostgreSQL cannot be asked right now; the caller may try again shortly."""
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether an error says that the database is not there, rather than that it refused.
-
-    What COPY raises comes from psycopg as it is, everything else wrapped by SQLAlchemy.
-    """
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or isinstance(error.orig, psycopg.OperationalError)
-    return isinstance(error, PoolTimeout | psycopg.OperationalError)
 
 
 @dataclass(frozen=True, slots=True)

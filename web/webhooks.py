@@ -3,15 +3,17 @@
 Paths and bodies are those of `client.webhooks` in OpenAI's SDK as far as it has them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
 import orjson
 from flask import Blueprint, Response, request
 
+from gateway.access.audit_log import Note
 from gateway.net.guard import RefusedAddress, check_url
 from gateway.webhooks import endpoints, redelivery
 from gateway.webhooks.endpoints import EndpointView, TooManyEndpoints, UnknownCursor
@@ -21,6 +23,7 @@ from gateway.webhooks.samples import send_sample
 from models import ids
 from models.ids import Prefix
 from models.states import DeliveryStatus
+from web.audit import audited
 from web.auth import caller
 from web.documented import Answer, Parameter, documented
 from web.errors import ApiError
@@ -32,6 +35,7 @@ from web.schemas import (
     WebhookSecretRotation,
     WebhookTest,
     check,
+    has_body,
     read_body,
 )
 from web.serialisers import delivery_json, endpoint_json, list_json
@@ -87,15 +91,19 @@ def create_endpoint() -> Response:
     """Makes an endpoint; the answer shows its signing secret, this once."""
     parts, wanted = state(), check(WebhookEndpointRequest, read_body(request))
     _check_url(wanted.url)
+    fields: dict[str, Any] = {
+        "name": wanted.name,
+        "url": wanted.url,
+        "event_types": _values(wanted.event_types),
+        "include_result": wanted.include_result,
+    }
     try:
-        endpoint, secret = parts.readers.run(
+        endpoint, secret = audited(
+            lambda made: _note("created", made[0].id, fields),
             endpoints.create,
             parts.house.webhook_vault,
             caller().account_id,
-            name=wanted.name,
-            url=wanted.url,
-            event_types=_values(wanted.event_types),
-            include_result=wanted.include_result,
+            **fields,
         )
     except TooManyEndpoints as error:
         message = f"An account has {endpoints.ENDPOINTS_MAX} webhook endpoints at most."
@@ -146,7 +154,13 @@ def change_endpoint(endpoint_id: str) -> Response:
         _check_url(wanted.url)
     if "event_types" in changes:
         changes["event_types"] = _values(wanted.event_types)
-    changed = state().readers.run(endpoints.change, caller().account_id, named, changes)
+    changed = audited(
+        lambda found: None if found is None else _note("changed", named, changes),
+        endpoints.change,
+        caller().account_id,
+        named,
+        changes,
+    )
     return _json(endpoint_json(_found(changed, ENDPOINT)))
 
 
@@ -155,7 +169,12 @@ def change_endpoint(endpoint_id: str) -> Response:
 def delete_endpoint(endpoint_id: str) -> Response:
     """Removes an endpoint; what was on its way to it is sent no more."""
     named = _named(Prefix.WEBHOOK_ENDPOINT, endpoint_id, ENDPOINT)
-    if not state().readers.run(endpoints.delete, caller().account_id, named):
+    if not audited(
+        lambda deleted: _note("deleted", named, {}) if deleted else None,
+        endpoints.delete,
+        caller().account_id,
+        named,
+    ):
         raise _not_found(ENDPOINT)
     return _json({"id": endpoint_id, "object": "webhook_endpoint.deleted", "deleted": True})
 
@@ -170,13 +189,15 @@ def delete_endpoint(endpoint_id: str) -> Response:
 def rotate_secret(endpoint_id: str) -> Response:
     """A new signing secret; on request the old one signs too, for 24 hours."""
     parts, named = state(), _named(Prefix.WEBHOOK_ENDPOINT, endpoint_id, ENDPOINT)
-    wanted = check(WebhookSecretRotation, read_body(request) if _has_body() else {})
-    rotated = parts.readers.run(
+    wanted = check(WebhookSecretRotation, read_body(request) if has_body(request) else {})
+    keep_old = wanted.keep_old_secret_active_for_24_hours
+    rotated = audited(
+        lambda found: None if found is None else _note("rotated", named, {"keep_old": keep_old}),
         endpoints.rotate_secret,
         parts.house.webhook_vault,
         caller().account_id,
         named,
-        keep_old=wanted.keep_old_secret_active_for_24_hours,
+        keep_old=keep_old,
     )
     endpoint, secret = _found(rotated, ENDPOINT)
     return _json({**endpoint_json(endpoint), "signing_secret": secret})
@@ -299,6 +320,14 @@ def _ring(outcome: Resent, thing: str) -> None:
     state().bell.ring_soon(Actor.DELIVER_WEBHOOKS)
 
 
+def _note(what: str, endpoint_id: UUID, fields: Mapping[str, Any]) -> Note:
+    """What the audit log is told. Of a URL only its host: the rest may be a secret."""
+    told = {name: value for name, value in fields.items() if name != "url"}
+    if "url" in fields:
+        told["url_host"] = urlsplit(fields["url"]).hostname
+    return Note(f"webhook_endpoint.{what}", ids.show(Prefix.WEBHOOK_ENDPOINT, endpoint_id), told)
+
+
 def _check_url(url: str) -> None:
     try:
         check_url(url, allow_private=state().house.settings.webhook_allow_private)
@@ -308,10 +337,6 @@ def _check_url(url: str) -> None:
 
 def _values(event_types: Sequence[EventType]) -> list[str]:
     return list(dict.fromkeys(kind.value for kind in event_types))
-
-
-def _has_body() -> bool:
-    return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
 def _status() -> DeliveryStatus | None:

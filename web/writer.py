@@ -23,7 +23,8 @@ from gateway.calls.errors import CallError
 from gateway.calls.idempotency import Stored
 from gateway.calls.intake import Submission
 from gateway.calls.realtime import HOLD_SECONDS, Call
-from web.threads import DatabaseAway, in_background, is_away, on_thread
+from models.session import is_away
+from web.threads import DatabaseAway, in_background, on_thread
 from web.writes import Kind, Payload, Settled, Writes
 
 log = logging.getLogger(__name__)

@@ -4,10 +4,12 @@ from uuid import UUID
 
 import dramatiq
 
-from gateway.analytics import partitions
+from gateway import reconciling
+from gateway.analytics import low_balance, partitions
 from gateway.calls import retention
 from gateway.lanes import (
     cancellation,
+    credentials,
     deadlines,
     doubt,
     due,
@@ -29,8 +31,10 @@ LONG = 60 * MINUTE
 
 @dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=10 * MINUTE)
 def cut_lanes() -> None:
-    """Cuts every ripe lane and has its batches submitted."""
+    """Cuts every ripe lane and has its batches submitted; what has lost its key fails."""
     box = tools()
+    if credentials.fail_waiting(box.engine):
+        box.bell.ring(Actor.DELIVER_WEBHOOKS)
     with transaction(box.engine) as session:
         lane_ids = grouping.lane_ids(session)
     for lane_id in lane_ids:
@@ -151,6 +155,21 @@ def apply_retention() -> None:
 def keep_request_log() -> None:
     """Makes the request log's coming days, and drops those that are too old."""
     partitions.keep(tools().engine)
+
+
+@dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=MINUTE)
+def watch_balances() -> None:
+    """Tells the accounts whose balance has become low."""
+    box = tools()
+    if low_balance.tell(box.engine):
+        box.bell.ring(Actor.DELIVER_WEBHOOKS)
+
+
+@dramatiq.actor(queue_name=CLOCK, max_retries=0, time_limit=LONG)
+def reconcile() -> None:
+    """Compares what the providers counted with the books."""
+    box = tools()
+    reconciling.reconcile(box.house, box.prices)
 
 
 @dramatiq.actor(queue_name=WEBHOOKS, max_retries=0, time_limit=10 * MINUTE)

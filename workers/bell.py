@@ -41,6 +41,8 @@ class Actor(StrEnum):
     APPLY_RETENTION = "apply_retention"
     DELIVER_WEBHOOKS = "deliver_webhooks"
     KEEP_REQUEST_LOG = "keep_request_log"
+    WATCH_BALANCES = "watch_balances"
+    RECONCILE = "reconcile"
 
 
 BATCHES, CLOCK, WEBHOOKS = "batches", "clock", "webhooks"
@@ -62,6 +64,8 @@ QUEUES: Mapping[Actor, str] = {
     Actor.APPLY_RETENTION: CLOCK,
     Actor.DELIVER_WEBHOOKS: WEBHOOKS,
     Actor.KEEP_REQUEST_LOG: CLOCK,
+    Actor.WATCH_BALANCES: CLOCK,
+    Actor.RECONCILE: CLOCK,
 }
 
 

@@ -3,16 +3,52 @@
 Messages are never retried and may be dropped: a sweep rings again for whatever is due.
 """
 
+import logging
 import sys
 import time
+from typing import Any
 
-from dramatiq import Broker, Middleware, Worker, set_broker
+import psycopg
+from dramatiq import Actor, Broker, MessageProxy, Middleware, Worker, set_broker
 from dramatiq.middleware import AgeLimit, Retries, TimeLimit
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from gateway.lanes.standard_lane import CLOSE_SECONDS
+from models.session import is_away
 from settings import SettingsError, load, logs
 from workers import toolbox
 from workers.bell import redis_broker, redis_client
+
+log = logging.getLogger(__name__)
+
+
+class Away(Middleware):
+    """While the database is away, or all connections are taken, actors fail with one line each.
+
+    Nothing is lost by it: what they were rung for stays due, and a sweep rings for it again.
+    """
+
+    def after_declare_actor(self, broker: Broker, actor: Actor[..., Any]) -> None:  # noqa: ARG002 (Dramatiq's signature)
+        """Has Dramatiq write no traceback for what the database says."""
+        actor.options["throws"] = (DBAPIError, PoolTimeout, psycopg.OperationalError)
+
+    def after_process_message(
+        self,
+        broker: Broker,  # noqa: ARG002 (Dramatiq's signature)
+        message: MessageProxy,
+        *,
+        result: object = None,  # noqa: ARG002 (Dramatiq's signature)
+        exception: BaseException | None = None,
+    ) -> None:
+        """Tells what failed; what the database refused, rather than could not do, in full."""
+        if exception is None:
+            return
+        fields = {"actor": message.actor_name, "error": type(exception).__name__}
+        if is_away(exception):
+            log.warning("actor.database_away", extra=fields)
+        elif isinstance(exception, DBAPIError):
+            log.error("actor.failed", exc_info=exception, extra={**fields, "alert": True})
 
 
 class Closing(Middleware):
@@ -35,6 +71,6 @@ def setup() -> None:
         print(str(error), file=sys.stderr)
         sys.exit(3)
     logs.configure(settings.log_level)
-    middleware = [AgeLimit(), TimeLimit(), Retries(max_retries=0), Closing()]
+    middleware = [AgeLimit(), TimeLimit(), Retries(max_retries=0), Away(), Closing()]
     set_broker(redis_broker(redis_client(settings), middleware))
     toolbox.fill(settings)

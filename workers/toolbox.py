@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from gateway.billing.pricing import PriceBook
 from gateway.calls.guarded import call_once
-from gateway.house import build
+from gateway.house import House, build
 from gateway.lanes.leases import LeaseKeeper
 from gateway.lanes.records import Target
 from gateway.lanes.standard_lane import StandardLane
@@ -39,6 +39,7 @@ class Toolbox:
     """The worker's tools."""
 
     settings: Settings
+    house: House
     engine: Engine
     works: Works
     prices: PriceBook
@@ -65,7 +66,7 @@ def fill(settings: Settings) -> Toolbox:
     works = Works(
         engine=house.engine,
         dialects=house.dialects,
-        credentials=house.credentials,
+        credentials=house.lane_credentials(),
         policy=house.policy,
         leases=LeaseKeeper(house.engine),
         spool_root=_spool_root(),
@@ -85,6 +86,7 @@ def fill(settings: Settings) -> Toolbox:
 
     toolbox = Toolbox(
         settings=settings,
+        house=house,
         engine=house.engine,
         works=works,
         prices=prices,

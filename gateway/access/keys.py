@@ -8,14 +8,16 @@ import hmac
 import secrets
 import string
 import zlib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from gateway.access.scopes import DEFAULT_SCOPES, Scope
 from gateway.access.vault import derive_key
 from models import ids
 from models.accounts import ApiKey
@@ -29,7 +31,10 @@ DEFAULT_REQUESTS_PER_MINUTE = 60
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is calling, and within which limits (None: the default)."""
+    """Who is calling, what for, and within which limits (None: the default).
+
+    `models` are the catalogue's names of those that the key may call, None for all.
+    """
 
     account_id: UUID
     key_id: UUID
@@ -37,6 +42,12 @@ class Identity:
     daily_nanos: int | None
     monthly_nanos: int | None
     expires_at: datetime | None
+    scopes: frozenset[Scope] = frozenset()
+    models: frozenset[str] | None = None
+
+    def may_call(self, model_id: str) -> bool:
+        """Whether the key is for this model, of which this is the name in the catalogue."""
+        return self.models is None or model_id in self.models
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ class NewKey:
     """A key just made: the only time that its text is known."""
 
     id: UUID
-    text: str
+    text: str = field(repr=False)
 
 
 def checksum(characters: str) -> str:
@@ -82,15 +93,23 @@ class KeyDigest:
         return hmac.digest(self._key, text.encode(), sha256)
 
 
+def preview(text: str) -> str:
+    """What is shown of a key once its text has been."""
+    return f"{text[:10]}…{text[-4:]}"
+
+
 def create(
     session: Session,
     digest: KeyDigest,
     account_id: UUID,
     *,
     name: str = "",
+    scopes: Collection[Scope] = DEFAULT_SCOPES,
+    models: Collection[str] | None = None,
     requests_per_minute: int | None = None,
     daily_nanos: int | None = None,
     monthly_nanos: int | None = None,
+    expires_at: datetime | None = None,
 ) -> NewKey:
     """Makes a key for an account that exists."""
     key = NewKey(ids.new(), generate())
@@ -99,26 +118,18 @@ def create(
             id=key.id,
             account_id=account_id,
             digest=digest(key.text),
-            preview=f"{key.text[:10]}…{key.text[-4:]}",
+            preview=preview(key.text),
             name=name,
+            scopes=sorted(map(str, scopes)),
+            models=None if models is None else sorted(set(models)),
             requests_per_minute=requests_per_minute,
             daily_nanos=daily_nanos,
             monthly_nanos=monthly_nanos,
+            expires_at=expires_at,
         )
     )
     session.flush()
     return key
-
-
-def revoke(session: Session, key_id: UUID) -> bool:
-    """Whether there was such a key; one that was revoked before stays so."""
-    revoked = session.execute(
-        update(ApiKey)
-        .where(ApiKey.id == key_id)
-        .values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
-        .returning(ApiKey.id)
-    )
-    return revoked.first() is not None
 
 
 def identify(session: Session, digest: bytes) -> Identity | None:
@@ -131,10 +142,25 @@ def identify(session: Session, digest: bytes) -> Identity | None:
             ApiKey.daily_nanos,
             ApiKey.monthly_nanos,
             ApiKey.expires_at,
+            ApiKey.scopes,
+            ApiKey.models,
         ).where(
-            ApiKey.digest == digest,
+            (ApiKey.digest == digest)
+            | ((ApiKey.previous_digest == digest) & (ApiKey.previous_until > func.now())),
             ApiKey.revoked_at.is_(None),
             ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()),
         )
     ).first()
-    return None if row is None else Identity(*row)
+    if row is None:
+        return None
+    account_id, key_id, requests_per_minute, daily, monthly, expires_at, scopes, models = row
+    return Identity(
+        account_id,
+        key_id,
+        requests_per_minute,
+        daily,
+        monthly,
+        expires_at,
+        frozenset(map(Scope, scopes)),
+        None if models is None else frozenset(models),
+    )

@@ -89,6 +89,16 @@ COUNT = text(
         for name, what in _COUNTS.items()
     )
 )
+UNEXPLAINED = text(
+    """
+    SELECT provider, source, sum(unexplained_nanos + excess_nanos)::float AS nanos,
+           sum(unexplained_requests)::float AS requests
+    FROM reconciliations
+    WHERE day >= current_date - 7
+      AND (unexplained_nanos > 0 OR excess_nanos > 0 OR unexplained_requests > 0)
+    GROUP BY provider, source
+    """
+)
 WEBHOOK_LAG = text(
     "SELECT now() - min(due_at) FROM deliveries WHERE status = 'pending' AND due_at <= now()"
 )
@@ -104,6 +114,7 @@ def read(session: Session, tasks: Sequence[str]) -> list[Gauge]:
     return [
         *_lanes(session),
         *_batches(session),
+        *_unexplained(session),
         Gauge("tick_age_seconds", "Time since each task was last rung.", ("task",), ticks),
         Gauge(
             "webhook_lag_seconds",
@@ -141,6 +152,25 @@ def _lanes(session: Session) -> list[Gauge]:
             "How long the oldest of them has waited.",
             labels,
             {tuple(row[:3]): row.age.total_seconds() for row in rows},
+        ),
+    ]
+
+
+def _unexplained(session: Session) -> list[Gauge]:
+    labels = ("provider", "source")
+    rows = session.execute(UNEXPLAINED).all()
+    return [
+        Gauge(
+            "unexplained_nanos",
+            "Of the last week: what a provider counted and nobody booked, or the other way round.",
+            labels,
+            {tuple(row[:2]): row.nanos for row in rows},
+        ),
+        Gauge(
+            "unexplained_requests",
+            "Of the last week: answers that only one side knows, where their worth is not told.",
+            labels,
+            {tuple(row[:2]): row.requests for row in rows},
         ),
     ]
 

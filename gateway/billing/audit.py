@@ -85,15 +85,19 @@ RULES = {
     "Settlement {} differs from what was transferred for it.": """
         SELECT settlements.id FROM settlements JOIN holds USING (id)
         LEFT JOIN (
-            SELECT hold_id, sum(amount_nanos) AS amount FROM transfers
-            WHERE kind IN ('charge', 'overrun_loss', 'suspense') GROUP BY hold_id
+            SELECT hold_id, sum(amount_nanos) FILTER (WHERE kind = 'suspense') AS kept,
+                   sum(amount_nanos) FILTER (WHERE kind <> 'suspense') AS charged
+            FROM transfers
+            WHERE kind IN ('charge', 'overrun_loss', 'suspense', 'suspense_charge')
+            GROUP BY hold_id
         ) AS moved ON moved.hold_id = settlements.id
-        WHERE coalesce(moved.amount, 0) <>
-              CASE WHEN unpriced THEN holds.amount_nanos ELSE charged_nanos END""",
+        WHERE coalesce(charged, 0) <> coalesce(charged_nanos, 0)
+           OR unpriced AND coalesce(kept, 0) <> holds.amount_nanos""",
     "Transfer {} is for a hold that was not settled.": """
         SELECT transfers.id FROM transfers
         LEFT JOIN settlements ON settlements.id = transfers.hold_id
-        WHERE kind IN ('charge', 'overrun_loss', 'suspense') AND settlements.id IS NULL""",
+        WHERE kind IN ('charge', 'overrun_loss', 'suspense', 'suspense_charge')
+          AND settlements.id IS NULL""",
     "Transfer {} moves the money of another account than its hold's.": """
         SELECT transfers.id FROM transfers JOIN holds ON holds.id = transfers.hold_id
         WHERE transfers.account_id IS NOT NULL AND transfers.account_id <> holds.account_id""",
@@ -102,14 +106,16 @@ RULES = {
         WHERE settlements.account_id <> holds.account_id""",
     "Hold {} was not used up, and yet the house lost on it.": """
         SELECT loss.hold_id FROM transfers AS loss JOIN holds ON holds.id = loss.hold_id
-        LEFT JOIN transfers AS charge ON charge.hold_id = loss.hold_id AND charge.kind = 'charge'
+        LEFT JOIN transfers AS charge
+            ON charge.hold_id = loss.hold_id AND charge.kind IN ('charge', 'suspense_charge')
         WHERE loss.kind = 'overrun_loss'
           AND coalesce(charge.amount_nanos, 0) < holds.amount_nanos""",
-    "Suspense of hold {} was given back in another amount than it had.": """
-        SELECT back.hold_id FROM transfers AS back
-        LEFT JOIN transfers AS kept ON kept.hold_id = back.hold_id AND kept.kind = 'suspense'
-        WHERE back.kind = 'suspense_return'
-          AND back.amount_nanos IS DISTINCT FROM kept.amount_nanos""",
+    "Suspense of hold {} ended in another amount than it had.": """
+        SELECT hold_id FROM transfers
+        WHERE kind IN ('suspense', 'suspense_return', 'suspense_charge') GROUP BY hold_id
+        HAVING count(*) > 1 AND sum(
+            CASE kind WHEN 'suspense' THEN amount_nanos ELSE -amount_nanos END) <> 0
+            OR bool_and(kind <> 'suspense')""",
     "Provider batch {} is booked at another cost than its settlements.": """
         SELECT batch_id FROM (
             SELECT batch_id, amount_nanos AS amount FROM transfers WHERE kind = 'provider_cost'
@@ -130,6 +136,16 @@ RULES = {
             ) AS moved ON moved.hold_id = holds.id
         ) AS counted_and_held
         GROUP BY key_id, period, starts_on HAVING sum(amount) <> 0""",
+    "Account {}'s usage of a day is not what it was charged on it.": """
+        SELECT account_id FROM (
+            SELECT account_id, day, -paid_nanos AS amount FROM daily_usage
+            UNION ALL
+            SELECT settled.account_id, CAST(settled.created_at AT TIME ZONE 'UTC' AS date),
+                   amount_nanos
+            FROM transfers JOIN settlements AS settled ON settled.id = transfers.hold_id
+            WHERE kind IN ('charge', 'suspense_charge')
+        ) AS counted_and_charged
+        GROUP BY account_id, day HAVING sum(amount) <> 0""",
 }
 """What no row may satisfy, by the sentence that says so of it."""
 

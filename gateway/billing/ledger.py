@@ -6,21 +6,23 @@ id and then balances by account, so that no two sets can wait for each other.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from gateway.billing import balances, spending, transfers
+from gateway.billing import balances, settlements, spending, transfers
+from gateway.billing.settlements import Amounts as Amounts
+from gateway.billing.settlements import Charge as Charge
+from gateway.billing.settlements import Move, Owner, Tab
 from gateway.billing.spending import Refusal
-from gateway.catalogue.usage import Usage
 from models.bulk import array, copy_rows, cursor, fetch_rows, uuid_array
-from models.ledger import Balance, Settlement, Transfer
+from models.ledger import Balance, Transfer
 from models.states import HoldState, TransferKind
+from models.usage import UsageSurface
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,87 +36,11 @@ class HoldRequest:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """What a usage comes to: the provider's price, the customer's, and the standard lane's."""
-
-    cost_nanos: int
-    charged_nanos: int
-    list_nanos: int
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """What one job or call used. `amounts` is None where the provider reported no usage."""
-
-    hold_id: UUID
-    lane: str
-    provider: str
-    model: str
-    price_id: str
-    markup_bps: int
-    usage: Usage
-    amounts: Amounts | None
-    batch_id: UUID | None = None
-
-
-@dataclass(slots=True)
-class _Tab:
-    """What the holds that are resolved together were, and what is charged for them.
-
-    One for each account, key and day.
-    """
-
-    released_nanos: int = 0
-    paid_nanos: int = 0
-
-
-class _Owner(NamedTuple):
-    """Whose a hold is that this transaction has resolved."""
-
-    account_id: UUID
-    key_id: UUID
-    amount_nanos: int
-    tab: _Tab
-
-
-@dataclass(slots=True)
-class _Move:
-    """What one charge takes from its customer, and what of it the house loses."""
-
-    charge: Charge
-    owner: _Owner
-    paid_nanos: int
-    lost_nanos: int
-
-
-_Tabs = Mapping[tuple[UUID, UUID, date], _Tab]
-_SETTLEMENT_COLUMNS = (
-    "id",
-    "account_id",
-    "key_id",
-    "lane",
-    "provider",
-    "model",
-    "price_id",
-    "markup_bps",
-    "unpriced",
-    "input_uncached",
-    "cache_read",
-    "cache_write_short",
-    "cache_write_long",
-    "output",
-    "reasoning",
-    "cost_nanos",
-    "charged_nanos",
-    "list_nanos",
-    "batch_id",
-)
-
+_Tabs = Mapping[tuple[UUID, UUID, date], Tab]
 # Two statements, each by primary key: how many of the ids are open is nothing that the planner
 # could know, and joining what it takes for one row it would go through a set once for each.
 _LOCK_OPEN = """
-    SELECT id, account_id, key_id, amount_nanos, held_on FROM holds
+    SELECT id, account_id, key_id, amount_nanos, held_on, expires_at IS NULL FROM holds
     WHERE id = ANY(%(hold_ids)s::uuid[]) AND status = 'open' ORDER BY id FOR UPDATE
 """
 _MARK_RESOLVED = b"""
@@ -221,16 +147,17 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
     wanted: dict[UUID, Charge] = {}
     for charge in charges:
         wanted.setdefault(charge.hold_id, charge)
-    tabs: dict[tuple[UUID, UUID, date], _Tab] = defaultdict(_Tab)
-    owners: dict[UUID, _Owner] = {}
+    tabs: dict[tuple[UUID, UUID, date], Tab] = defaultdict(Tab)
+    owners: dict[UUID, Owner] = {}
     # All at once: in two goes their order would be lost.
     hold_ids = uuid_array(wanted.keys() | set(voided))
-    for hold_id, account_id, key_id, amount, held_on in fetch_rows(
+    for hold_id, account_id, key_id, amount, held_on, is_job in fetch_rows(
         session, _LOCK_OPEN, {"hold_ids": hold_ids}
     ):
         tab = tabs[account_id, key_id, held_on]
         tab.released_nanos += amount
-        owners[hold_id] = _Owner(account_id, key_id, amount, tab)
+        surface = UsageSurface.ASYNC if is_job else UsageSurface.SYNC
+        owners[hold_id] = Owner(account_id, key_id, amount, surface, tab)
     if not owners:
         return set()
     _mark(session, HoldState.POSTED, owners.keys() & wanted.keys())
@@ -238,8 +165,7 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
     moves = [_move(charge, owners[each]) for each, charge in wanted.items() if each in owners]
     _cover_overruns(session, moves, tabs)
     if moves:
-        copy_rows(session, Transfer, transfers.COLUMNS, _transfers(moves))
-        copy_rows(session, Settlement, _SETTLEMENT_COLUMNS, map(_settlement, moves))
+        settlements.write(session, moves)
     changes: dict[UUID, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for (account_id, _, _), tab in tabs.items():
         debits, held = changes[account_id]
@@ -249,6 +175,7 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
         session,
         {(key, day): tab.paid_nanos - tab.released_nanos for (_, key, day), tab in tabs.items()},
     )
+    settlements.count(session, moves)
     return set(owners)
 
 
@@ -260,16 +187,16 @@ def _mark(session: Session, status: HoldState, hold_ids: Collection[UUID]) -> No
             driver_cursor.execute(_MARK_RESOLVED, parameters)
 
 
-def _move(charge: Charge, owner: _Owner) -> _Move:
+def _move(charge: Charge, owner: Owner) -> Move:
     """A charge as far as its own hold covers it."""
     held = owner.amount_nanos
     charged = held if charge.amounts is None else charge.amounts.charged_nanos
     paid = min(charged, held)
     owner.tab.paid_nanos += paid
-    return _Move(charge, owner, paid, charged - paid)
+    return Move(charge, owner, paid, charged - paid)
 
 
-def _cover_overruns(session: Session, moves: Iterable[_Move], tabs: _Tabs) -> None:
+def _cover_overruns(session: Session, moves: Iterable[Move], tabs: _Tabs) -> None:
     """Draws on the balances for what holds did not cover, in order, as far as they go."""
     overruns = [move for move in moves if move.lost_nanos]
     if not overruns:
@@ -284,25 +211,6 @@ def _cover_overruns(session: Session, moves: Iterable[_Move], tabs: _Tabs) -> No
         move.owner.tab.paid_nanos += drawn
         move.paid_nanos += drawn
         move.lost_nanos -= drawn
-
-
-def _transfers(moves: Iterable[_Move]) -> Iterator[tuple[object, ...]]:
-    """The charges, what the house loses on them, and what it owes the provider for each batch."""
-    costs: dict[UUID | None, int] = defaultdict(int)
-    for move in moves:
-        charge = move.charge
-        hold_id, batch_id = charge.hold_id, charge.batch_id
-        kind = TransferKind.SUSPENSE
-        if charge.amounts is not None:
-            kind = TransferKind.CHARGE
-            costs[batch_id] += charge.amounts.cost_nanos
-        if move.paid_nanos:
-            yield transfers.row(kind, move.paid_nanos, move.owner.account_id, hold_id, batch_id)
-        if move.lost_nanos:
-            yield transfers.row(TransferKind.OVERRUN_LOSS, move.lost_nanos, None, hold_id, batch_id)
-    for batch_id, cost in costs.items():
-        if cost:
-            yield transfers.row(TransferKind.PROVIDER_COST, cost, None, None, batch_id)
 
 
 def deposit(session: Session, account_id: UUID, amount_nanos: int, note: str) -> None:
@@ -320,67 +228,21 @@ def deposit(session: Session, account_id: UUID, amount_nanos: int, note: str) ->
     )
 
 
-def book_unbilled_cost(session: Session, batch_id: UUID | None, cost_nanos: int, note: str) -> None:
-    """What the house owes a provider for work that no customer is charged for."""
-    if cost_nanos:
-        copy_rows(
-            session,
-            Transfer,
-            transfers.COLUMNS,
-            [transfers.row(TransferKind.UNBILLED_COST, cost_nanos, None, None, batch_id, note)],
-        )
+def book_unbilled_cost(
+    session: Session,
+    batch_id: UUID | None,
+    cost_nanos: int,
+    note: str,
+    *,
+    transfer_id: UUID | None = None,
+) -> None:
+    """What the house owes a provider for work that no customer is charged for.
 
-
-def return_suspense(session: Session, hold_ids: Sequence[UUID]) -> None:
-    """Gives customers back what lies in suspense for these holds; each at most once."""
-    rows = session.execute(
-        select(Transfer.hold_id, Transfer.account_id, Transfer.amount_nanos).where(
-            Transfer.hold_id.in_(hold_ids), Transfer.kind == TransferKind.SUSPENSE
-        )
-    ).all()
-    returned: dict[UUID, int] = defaultdict(int)
-    for _, account_id, amount in rows:
-        assert account_id is not None  # a CHECK: a suspense transfer debits a customer
-        returned[account_id] += amount
-    balances.lock(session, returned)
-    for account_id, amount in returned.items():
-        session.execute(
-            update(Balance)
-            .where(Balance.account_id == account_id)
-            .values(credits_nanos=Balance.credits_nanos + amount)
-        )
-    copy_rows(
-        session,
-        Transfer,
-        transfers.COLUMNS,
-        [
-            transfers.row(TransferKind.SUSPENSE_RETURN, amount, account_id, hold_id, None)
-            for hold_id, account_id, amount in rows
-        ],
-    )
-
-
-def _settlement(move: _Move) -> tuple[object, ...]:
-    charge, owner = move.charge, move.owner
-    usage, amounts = charge.usage, charge.amounts
-    return (
-        charge.hold_id,
-        owner.account_id,
-        owner.key_id,
-        charge.lane,
-        charge.provider,
-        charge.model,
-        charge.price_id,
-        charge.markup_bps,
-        amounts is None,
-        usage.input_uncached,
-        usage.cache_read,
-        usage.cache_write_short,
-        usage.cache_write_long,
-        usage.output,
-        usage.reasoning,
-        None if amounts is None else amounts.cost_nanos,
-        None if amounts is None else amounts.charged_nanos,
-        None if amounts is None else amounts.list_nanos,
-        charge.batch_id,
-    )
+    Whoever may have to repeat a transaction whose commit was not heard gives the transfer's id,
+    and it is booked once.
+    """
+    if not cost_nanos or (transfer_id and session.get(Transfer, transfer_id)):
+        return
+    kind = TransferKind.UNBILLED_COST
+    row = transfers.row(kind, cost_nanos, None, None, batch_id, note, transfer_id=transfer_id)
+    copy_rows(session, Transfer, transfers.COLUMNS, [row])

@@ -54,14 +54,15 @@ class PriceBook:
 def amounts(usage: Usage, snapshot: PriceSnapshot, lane: str, markup_bps: int) -> Amounts:
     """What a usage costs us, its customer, and would have cost in the standard lane.
 
-    `lane` is `batch` or `standard`.
+    `lane` is `batch` or `standard`. A markup below zero is that of a call on the customer's own
+    key: the provider bills them for all of the price, we for a fee of it, and nobody bills us.
     """
     rates = snapshot.batch if lane == "batch" else snapshot.standard
     if rates is None:
         raise NoBatchPrice(snapshot.digest)
     cost = cost_nanos(usage, rates)
     return Amounts(
-        cost_nanos=cost,
+        cost_nanos=0 if markup_bps < 0 else cost,
         charged_nanos=cost_nanos(usage, rates, markup_bps) if markup_bps else cost,
         list_nanos=cost_nanos(usage, snapshot.standard, markup_bps),
     )

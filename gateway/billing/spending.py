@@ -60,11 +60,14 @@ _ADD = """
         %(keys)s::uuid[], %(periods)s::text[], %(starts)s::date[], %(amounts)s::bigint[])
     ON CONFLICT (key_id, period, starts_on)
     DO UPDATE SET amount_nanos = spending.amount_nanos + excluded.amount_nanos
-    RETURNING key_id, period, starts_on, amount_nanos, (
+    RETURNING key_id, period, starts_on, amount_nanos, coalesce((
         SELECT CASE spending.period WHEN 'day' THEN coalesce(daily_nanos, %(daily)s)
                ELSE coalesce(monthly_nanos, %(monthly)s) END
         FROM api_keys WHERE api_keys.id = spending.key_id
-    ) AS cap_nanos
+    ), (
+        SELECT CASE spending.period WHEN 'day' THEN daily_nanos ELSE monthly_nanos END
+        FROM widget_keys WHERE widget_keys.id = spending.key_id
+    )) AS cap_nanos
 """
 
 

@@ -30,6 +30,9 @@ def row(
     hold_id: UUID | None,
     batch_id: UUID | None,
     note: str | None = None,
+    *,
+    transfer_id: UUID | None = None,
 ) -> tuple[object, ...]:
     """One transfer, its sides by its kind; the values in the order of `COLUMNS`."""
-    return (ids.new(), *_WORDS[kind], account_id, hold_id, batch_id, amount_nanos, note)
+    row_id = transfer_id or ids.new()
+    return (row_id, *_WORDS[kind], account_id, hold_id, batch_id, amount_nanos, note)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeVar
 
+from gateway.calls.errors import CallError, OwnKeyRefused
 from gateway.calls.record import Trail
-from gateway.calls.routing import HOUSE, Route
+from gateway.calls.routing import Route
 from gateway.net.retry import delay_seconds
 from gateway.providers.breaker import Breaker, Breakers
 from gateway.providers.dialect import (
@@ -97,10 +98,12 @@ def reach(
 ) -> T:
     """What the first provider answers that does, in the order of `routes`; one at least.
 
-    A provider whose circuit is open is passed over. Raises the last provider's ProviderError.
+    A provider whose circuit is open is passed over. Raises the last provider's ProviderError, or
+    OwnKeyRefused for what it says of a customer's own key.
     """
     began = time.monotonic()
     last: ProviderError | None = None
+    whose = routes[0]
     for place, route in enumerate(routes):
         breaker = breakers.of(route.credential)
         attempt = 0
@@ -110,7 +113,7 @@ def reach(
             try:
                 return _try_once(route, ask, trail, breaker)
             except ProviderError as error:
-                last = error
+                last, whose = error, route
             choice = choose(
                 last,
                 attempt=attempt,
@@ -119,7 +122,7 @@ def reach(
                 jitter=random.random(),
             )
             if choice is Move.GIVE_UP:
-                raise last
+                raise _told(last, whose)
             if choice is Move.NEXT_PROVIDER:
                 break
             sleep(choice.wait_seconds)
@@ -129,7 +132,7 @@ def reach(
             trail.tried(route, passed_over, 0.0)
             last = last or passed_over
     assert last is not None
-    raise last
+    raise _told(last, whose)
 
 
 def _try_once(route: Route, ask: Callable[[Route], T], trail: Trail, breaker: Breaker) -> T:
@@ -146,6 +149,13 @@ def _try_once(route: Route, ask: Callable[[Route], T], trail: Trail, breaker: Br
     return answer
 
 
+def _told(error: ProviderError, route: Route) -> ProviderError | CallError:
+    """What its caller hears of a provider's last word."""
+    if isinstance(error, Unauthorized) and not route.credential.is_house:
+        return OwnKeyRefused(route.offer.provider, error.message)
+    return error
+
+
 def _passed_over(route: Route) -> Unavailable:
     provider = route.offer.provider
     return Unavailable(
@@ -155,6 +165,6 @@ def _passed_over(route: Route) -> Unavailable:
 
 def _alarm(route: Route, error: ProviderError) -> None:
     """A key of ours that is not accepted is the operator's to mend, even if another one serves."""
-    if isinstance(error, Unauthorized) and route.credential.name == HOUSE:
+    if isinstance(error, Unauthorized) and route.credential.is_house:
         fields = {"provider": route.offer.provider, "http_status": error.status, "alert": True}
         log.error("provider.unauthorized", extra=fields)

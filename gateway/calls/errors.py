@@ -8,6 +8,7 @@ CallError
 ├── SpendLimitReached      a daily or monthly cap of the key is reached
 ├── AsyncImpossible        `require_async` on a call that is not eligible; `reason` says why
 ├── CostAboveMaximum       the ceiling is above the caller's `max_cost_usd`
+├── OwnKeyRefused          the provider does not accept the customer's own key
 ├── KeyInFlight            the idempotency key's first call is still running
 └── KeyReused              the idempotency key came with another body
 """
@@ -79,6 +80,13 @@ class CostAboveMaximum(CallError):
     """The call may cost more than its caller allows."""
 
     param = "max_cost_usd"
+
+
+class OwnKeyRefused(CallError):
+    """The provider does not accept the customer's own key, or there is no money left on it."""
+
+    def __init__(self, provider: str, told: str) -> None:
+        super().__init__(f"{provider} did not accept your own key: {told}")
 
 
 class KeyInFlight(CallError):

@@ -20,7 +20,6 @@ METADATA_KEY_LENGTH = 64
 METADATA_VALUE_LENGTH = 512
 LONGEST_IDEMPOTENCY_KEY = 255
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-NOT_YET = ("dry_run",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Options:
 
     `max_cost_nanos` bounds what the call may cost in any lane; `escalate` lets a job near its
     deadline go to the standard lane. `wait_seconds` is how long the caller waits for an answer
-    before the call becomes a job.
+    before the call becomes a job; with `dry_run` they want to know what it would cost, and no more.
     """
 
     prefer_async: bool
@@ -41,6 +40,7 @@ class Options:
     max_cost_nanos: int | None
     escalate: bool
     wait_seconds: int = 0
+    dry_run: bool = False
 
     @property
     def wants_async(self) -> bool:
@@ -55,9 +55,6 @@ def take_options(
 
     `metadata` is ours on an asynchronous call, and the provider's on any other.
     """
-    for field in NOT_YET:
-        if body.pop(field, None) is not None:
-            raise InvalidField(field, f"'{field}' is not supported yet.")
     preferences = _preferences(prefer_header)
     prefers_async = "respond-async" in preferences
     prefer_async = _flag(body, "prefer_async") or prefers_async
@@ -76,6 +73,7 @@ def take_options(
     webhook = _webhook(body, allow_private)
     max_cost_nanos = _max_cost(body)
     escalate = _flag(body, "escalate", default=True)
+    dry_run = _flag(body, "dry_run")
     metadata = None
     if prefer_async or require_async:
         metadata = _metadata(body.pop("metadata", None))
@@ -89,6 +87,7 @@ def take_options(
         max_cost_nanos,
         escalate,
         wait_seconds,
+        dry_run,
     )
 
 
@@ -162,7 +161,7 @@ def _deadline(body: dict[str, Any], now: datetime) -> datetime:
     value = window if deadline is None else deadline
     if value is None:
         return now + DEFAULT_DEADLINE
-    moment = _moment(value, now)
+    moment = read_moment(value, now)
     if moment is None:
         raise InvalidField(
             field,
@@ -175,7 +174,7 @@ def _deadline(body: dict[str, Any], now: datetime) -> datetime:
     return moment
 
 
-def _moment(value: object, now: datetime) -> datetime | None:
+def read_moment(value: object, now: datetime) -> datetime | None:
     """A point in time from seconds, a duration or an RFC 3339 text; None if it is none of them."""
     if isinstance(value, bool):
         return None

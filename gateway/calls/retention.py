@@ -6,7 +6,8 @@ Each function takes a bounded set per transaction and says how much it found.
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from gateway.billing import ledger
+from gateway.access import credentials
+from gateway.billing import ledger, suspense
 from models.session import transaction
 
 AT_ONCE = 1000
@@ -85,12 +86,13 @@ def return_old_suspense(engine: Engine) -> int:
     """Gives back what was held for calls whose usage nobody ever reported."""
     with transaction(engine) as session:
         hold_ids = list(session.scalars(_OLD_SUSPENSE))
-        ledger.return_suspense(session, hold_ids)
+        suspense.give_back(session, hold_ids)
     return len(hold_ids)
 
 
 def forget(engine: Engine) -> None:
-    """Deletes idempotency keys past their week, and old turns of the clock."""
+    """Deletes idempotency keys past their week, old turns of the clock, and replaced keys."""
     with transaction(engine) as session:
         session.execute(_OLD_KEYS)
         session.execute(_OLD_TICKS)
+        credentials.destroy_unused(session)

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from gateway.calls.errors import InvalidField, UnknownModel
 from gateway.catalogue.catalogue import Catalogue, Model, Offer
-from gateway.providers.dialect import Credential, Dialect, Endpoint
+from gateway.providers.dialect import HOUSE, Credential, Dialect, Endpoint
 
-HOUSE = "house"
-"""The name of our own credential at each provider."""
+NO_OWN_KEYS: Mapping[str, Credential] = MappingProxyType({})
 
 ENDPOINT_OF_KIND = {"chat": Endpoint.CHAT_COMPLETIONS, "embedding": Endpoint.EMBEDDINGS}
 
@@ -39,7 +39,11 @@ class Route:
 
 
 class Router:
-    """Finds routes among the providers that are configured."""
+    """Finds routes among the providers that are configured.
+
+    `own` are the caller's own credentials, by provider. A model that one of them serves is called
+    with those and no other: who brings a key is never charged for another provider unasked.
+    """
 
     def __init__(
         self,
@@ -50,19 +54,30 @@ class Router:
         self._catalogue = catalogue
         self._dialects = dialects
         self._credentials = credentials
-        served = map(self._with_configured_offers, catalogue.models())
-        self._served = {model.id: model for model in served if model.offers}
+        self._served: dict[frozenset[str], Mapping[str, Model]] = {}
 
-    def route(self, endpoint: Endpoint, name: str, body: Mapping[str, Any]) -> Route:
+    def route(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        body: Mapping[str, Any],
+        own: Mapping[str, Credential] = NO_OWN_KEYS,
+    ) -> Route:
         """The first of `routes`."""
-        return self.routes(endpoint, name, body)[0]
+        return self.routes(endpoint, name, body, own)[0]
 
-    def routes(self, endpoint: Endpoint, name: str, body: Mapping[str, Any]) -> tuple[Route, ...]:
+    def routes(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        body: Mapping[str, Any],
+        own: Mapping[str, Credential] = NO_OWN_KEYS,
+    ) -> tuple[Route, ...]:
         """Every route that can serve a call, the one to be tried first at the head.
 
         Raises UnknownModel, or InvalidField for what none of them can serve.
         """
-        model = self.find(name)
+        model = self.find(name, own)
         if model is None:
             raise UnknownModel(f"The model '{name}' does not exist or is not served here.")
         if ENDPOINT_OF_KIND[model.kind] is not endpoint:
@@ -73,7 +88,7 @@ class Router:
             dialect = self._dialects[offer.provider]
             field = dialect.unsupported(endpoint, dict(body))
             if field is None:
-                credential = self._credentials[offer.provider, HOUSE]
+                credential = own.get(offer.provider) or self._credentials[offer.provider, HOUSE]
                 routes.append(Route(name, model, offer, dialect, credential))
             else:
                 refused.append(field)
@@ -82,20 +97,31 @@ class Router:
             raise InvalidField(field, f"'{field}' is not supported with the model '{name}'.")
         return tuple(routes)
 
-    def models(self) -> list[Model]:
-        """The models that a configured provider serves, with its offers only."""
-        return list(self._served.values())
+    def models(self, own: Mapping[str, Credential] = NO_OWN_KEYS) -> list[Model]:
+        """The models that a configured provider serves, with the offers that a call may use."""
+        return list(self._served_with(own).values())
 
-    def find(self, name: str) -> Model | None:
+    def find(self, name: str, own: Mapping[str, Credential] = NO_OWN_KEYS) -> Model | None:
         """One of `models`, by any of its names."""
         model = self._catalogue.resolve(name)
-        return None if model is None else self._served.get(model.id)
+        return None if model is None else self._served_with(own).get(model.id)
 
-    def _with_configured_offers(self, model: Model) -> Model:
-        return replace(model, offers=tuple(filter(self._is_configured, model.offers)))
+    def _served_with(self, own: Mapping[str, Credential]) -> Mapping[str, Model]:
+        """By id. Made once for each set of providers that customers have keys of."""
+        providers = frozenset(own)
+        served = self._served.get(providers)
+        if served is None:
+            offered = (
+                self._with_open_offers(model, providers) for model in self._catalogue.models()
+            )
+            served = self._served[providers] = {each.id: each for each in offered if each.offers}
+        return served
 
-    def _is_configured(self, offer: Offer) -> bool:
-        return offer.provider in self._dialects and (offer.provider, HOUSE) in self._credentials
+    def _with_open_offers(self, model: Model, own: frozenset[str]) -> Model:
+        spoken = [offer for offer in model.offers if offer.provider in self._dialects]
+        of_own = [offer for offer in spoken if offer.provider in own]
+        of_house = [offer for offer in spoken if (offer.provider, HOUSE) in self._credentials]
+        return replace(model, offers=tuple(of_own or of_house))
 
 
 def obstacle(

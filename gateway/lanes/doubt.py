@@ -17,9 +17,17 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from gateway.lanes import leases, submission
+from gateway.lanes import endings, leases, submission
+from gateway.lanes.credentials import KeyGone, refusal, refuses_own_key
 from gateway.lanes.leases import Claim, LeaseLost
-from gateway.lanes.records import BatchRecord, Target, batch_of_ref, read_batch, target_of
+from gateway.lanes.records import (
+    RESULTS_KEPT,
+    BatchRecord,
+    Target,
+    batch_of_ref,
+    read_batch,
+    target_of,
+)
 from gateway.lanes.works import Works, backoff_seconds
 from gateway.providers.dialect import BatchReport, BatchState, ProviderError
 from models.batches import OrphanBatch
@@ -70,32 +78,55 @@ def resolve(works: Works, batch_id: UUID) -> None:
 
 
 def _resolve(works: Works, claim: Claim, batch: BatchRecord) -> None:
-    target = target_of(works, batch)
-    if target is None:
-        _look_again(works, claim, submission.NO_CREDENTIAL_RETRY_SECONDS)
-        return
+    target = None
     try:
-        found = _find(works, batch, target)
+        target = target_of(works, batch)
+        found = None if target is None else _find(works, batch, target)
     except ProviderError as error:
+        if _is_lost_with_its_key(works, batch, error):
+            _forbid(works, claim, batch, error)
+            return
         log.warning(
             "batch.doubt_not_resolved",
             extra={"batch_id": str(batch.id), "error": type(error).__name__},
         )
-        delay = backoff_seconds(
-            batch.doubted_for, shortest=LOOK_AGAIN_SECONDS, longest=LOOK_AGAIN_CAP_SECONDS
-        )
-        _look_again(works, claim, delay)
-        return
-    if found:
+        found = None
+    if target is None or found is None:
+        _not_told(works, claim, batch)
+    elif found:
         _adopt(works, claim, batch, target, found)
     elif batch.doubted_for >= works.policy.doubt:
         log.info("batch.not_found_after_doubt", extra={"batch_id": str(batch.id)})
-        with transaction(works.engine) as session:
-            leases.fence(session, claim)
-            session.execute(_LOST, {"batch_id": batch.id})
-        submission.put_back(works.engine, claim, "the creation left no batch", 0.0)
+        _give_up(works, claim, "the creation left no batch")
     else:
         _look_again(works, claim, LOOK_AGAIN_SECONDS)
+
+
+def _is_lost_with_its_key(works: Works, batch: BatchRecord, error: ProviderError) -> bool:
+    """Whether nobody can look for the creation any more: it was made with a customer's own key."""
+    return refuses_own_key(batch.credential, error) and (
+        isinstance(error, KeyGone) or batch.doubted_for >= works.policy.doubt
+    )
+
+
+def _forbid(works: Works, claim: Claim, batch: BatchRecord, error: ProviderError) -> None:
+    with transaction(works.engine) as session:
+        leases.fence(session, claim)
+        message = refusal(batch.provider, error)
+        submission.fail_whole(session, batch.id, message, endings.forbidden)
+    endings.announce(works.engine, batch.id)
+
+
+def _not_told(works: Works, claim: Claim, batch: BatchRecord) -> None:
+    """The provider could not be asked, or did not answer: later, unless there is no sense in it."""
+    if batch.doubted_for >= RESULTS_KEPT:
+        log.error("batch.doubt_given_up", extra={"batch_id": str(batch.id), "alert": True})
+        _give_up(works, claim, "the provider could not be asked about the creation")
+        return
+    delay = backoff_seconds(
+        batch.doubted_for, shortest=LOOK_AGAIN_SECONDS, longest=LOOK_AGAIN_CAP_SECONDS
+    )
+    _look_again(works, claim, delay)
 
 
 def _adopt(
@@ -155,6 +186,14 @@ def report_ambiguous(batch_id: UUID, reports: Sequence[BatchReport]) -> None:
             "alert": True,
         },
     )
+
+
+def _give_up(works: Works, claim: Claim, reason: str) -> None:
+    """The creation counts as lost, and may be made again."""
+    # One transaction: a kill between the two would have the same creation remembered twice.
+    with transaction(works.engine) as session:
+        submission.put_back(session, claim, reason, 0.0)
+        session.execute(_LOST, {"batch_id": claim.batch_id})
 
 
 def _look_again(works: Works, claim: Claim, delay: float) -> None:

@@ -69,6 +69,11 @@ def rejected(job_id: UUID, message: str) -> Ending:
     return failure(job_id, 400, "bad_request", message, JobStatus.FAILED)
 
 
+def forbidden(job_id: UUID, message: str) -> Ending:
+    """The customer's own key is gone, or its provider does not accept it."""
+    return failure(job_id, 403, "forbidden", message, JobStatus.FAILED)
+
+
 def exhausted(job_id: UUID, message: str) -> Ending:
     """The provider failed too often."""
     return failure(job_id, 502, "upstream_error", message, JobStatus.FAILED)

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from gateway.billing import raising
 from gateway.lanes import cancellation
+from gateway.lanes.durations import KNOWN_FROM, quick_batches
 from gateway.lanes.leaving import Candidate, Pace, must_leave, pace
 from gateway.lanes.standard_lane import AT_ONCE as CALLS_AT_ONCE
 from gateway.lanes.works import Works
@@ -34,25 +35,9 @@ LOOK_SECONDS = 5
 AT_ONCE = 500
 CONSIDERED_AT_MOST = 20_000
 LONGEST_BACKLOG = timedelta(hours=1)
-KNOWN_FROM = 20
-"""How many batches or calls of a provider make a measurement."""
 RESULTS_AT_HAND = timedelta(minutes=5)
 """How long the results of a batch that has ended are waited for instead of leaving."""
 
-_QUICK_BATCHES = text(
-    f"""
-    SELECT lanes.provider, count(*) AS known,
-           percentile_cont(0.1) WITHIN GROUP (
-               ORDER BY extract(epoch FROM b.ended_at - b.submitted_at)::float) AS quick
-    FROM lanes CROSS JOIN LATERAL (
-        SELECT submitted_at, ended_at FROM provider_batches
-        WHERE lane_id = lanes.id AND ended_at IS NOT NULL AND submitted_at IS NOT NULL
-          AND NOT EXISTS (SELECT FROM batch_cancellations WHERE batch_id = provider_batches.id)
-        ORDER BY id DESC LIMIT {5 * KNOWN_FROM}
-    ) AS b
-    GROUP BY lanes.provider
-    """
-)
 _CALLS = text(
     f"""
     SELECT lanes.provider, count(*) AS known,
@@ -148,11 +133,7 @@ def _candidates(session: Session, paces: _Paces) -> list[Candidate]:
 
 
 def _paces(session: Session) -> _Paces:
-    batches = {
-        row.provider: timedelta(seconds=row.quick)
-        for row in session.execute(_QUICK_BATCHES)
-        if row.known >= KNOWN_FROM
-    }
+    batches = quick_batches(session)
     calls = {
         row.provider: [timedelta(milliseconds=share) for share in row.shares]
         for row in session.execute(_CALLS)

@@ -21,10 +21,12 @@ from gateway.billing.ledger import Charge
 from gateway.billing.pricing import PriceBook, amounts
 from gateway.catalogue.rates import PriceSnapshot
 from gateway.catalogue.usage import Usage
-from gateway.lanes import endings, isolation, leases, returning
+from gateway.lanes import endings, isolation, leases, returning, submission
+from gateway.lanes.credentials import is_final, refusal, refuses_own_key
 from gateway.lanes.endings import Ending
 from gateway.lanes.leases import Claim, LeaseLost
 from gateway.lanes.records import (
+    RESULTS_KEPT,
     BatchRecord,
     Target,
     custom_id,
@@ -49,10 +51,10 @@ log = logging.getLogger(__name__)
 
 DOWNLOAD_RETRY_SECONDS = 10.0
 DOWNLOAD_RETRY_CAP_SECONDS = 900.0
+DENIED_PATIENCE = timedelta(minutes=10)
+"""How long a file is asked for that the provider denies: it may only not know of it yet."""
 BROKEN_PATIENCE = timedelta(hours=6)
 """How long a file that never arrives whole is asked for."""
-RESULTS_KEPT = timedelta(days=30)
-"""After this no provider has the results of a batch any more."""
 LARGEST_COUNT = 2**31 - 1
 """Tokens that a settlement's column can hold, and far more than any call can use."""
 REASONS = {
@@ -95,7 +97,8 @@ _CLOSE_LINES = text(
 _COUNT_OPEN = text("SELECT count(*) FROM lines WHERE batch_id = :batch_id AND status = 'open'")
 _RETRY = text(
     "UPDATE provider_batches SET due_at = now() + make_interval(secs => :delay), "
-    "last_error = :error WHERE id = :batch_id"
+    "refusals = CASE WHEN :refused THEN refusals + 1 ELSE 0 END, last_error = :error "
+    "WHERE id = :batch_id"
 )
 
 
@@ -118,11 +121,10 @@ def ingest(works: Works, prices: PriceBook, batch_id: UUID) -> bool:
 
 
 def _ingest(works: Works, prices: PriceBook, claim: Claim, batch: BatchRecord) -> bool:
-    target = target_of(works, batch)
-    if target is None:
-        _try_again(works, claim, batch, f"no API key is configured for {batch.provider}")
-        return False
     try:
+        target = target_of(works, batch)
+        if target is None:
+            return _wait_for_key(works, claim, batch)
         with works.spool(batch.id) as folder:
             _take_in(works, prices, claim, batch, target, folder)
             if _open_count(works, batch.id):
@@ -133,9 +135,30 @@ def _ingest(works: Works, prices: PriceBook, claim: Claim, batch: BatchRecord) -
             "batch.download_failed",
             extra={"batch_id": str(batch.id), "error": type(error).__name__},
         )
-        _try_again(works, claim, batch, error.message)
+        is_refused = refuses_own_key(batch.credential, error)
+        if is_refused and is_final(error, batch.refusals):
+            return _forbid(works, claim, batch, error)
+        _try_again(works, claim, batch, error.message, refused=is_refused)
         return False
     return _close(works, claim, MISSING)
+
+
+def _wait_for_key(works: Works, claim: Claim, batch: BatchRecord) -> bool:
+    if batch.ended_for >= RESULTS_KEPT:
+        log.error("batch.results_gone", extra={"batch_id": str(batch.id), "alert": True})
+        return _close(works, claim, MISSING)
+    _try_again(works, claim, batch, f"no API key is configured for {batch.provider}")
+    return False
+
+
+def _forbid(works: Works, claim: Claim, batch: BatchRecord, error: ProviderError) -> bool:
+    """The results lie at a provider that does not accept the customer's own key any more."""
+    message = refusal(batch.provider, error)
+    with transaction(works.engine) as session:
+        leases.fence(session, claim)
+        submission.fail_whole(session, batch.id, message, endings.forbidden)
+    endings.announce(works.engine, batch.id)
+    return True
 
 
 def _close(works: Works, claim: Claim, reason: str) -> bool:
@@ -155,13 +178,18 @@ def _open_count(works: Works, batch_id: UUID) -> int:
         return int(session.execute(_COUNT_OPEN, {"batch_id": batch_id}).scalar_one())
 
 
-def _try_again(works: Works, claim: Claim, batch: BatchRecord, error: str) -> None:
+def _try_again(
+    works: Works, claim: Claim, batch: BatchRecord, error: str, *, refused: bool = False
+) -> None:
     delay = backoff_seconds(
         batch.ended_for, shortest=DOWNLOAD_RETRY_SECONDS, longest=DOWNLOAD_RETRY_CAP_SECONDS
     )
     with transaction(works.engine) as session:
         leases.fence(session, claim)
-        session.execute(_RETRY, {"batch_id": claim.batch_id, "delay": delay, "error": error})
+        session.execute(
+            _RETRY,
+            {"batch_id": claim.batch_id, "delay": delay, "error": error, "refused": refused},
+        )
 
 
 def _take_in(
@@ -185,9 +213,11 @@ def _take_in(
 
 def _is_lost(error: ProviderError, batch: BatchRecord) -> bool:
     """Whether a download that failed is not worth another try."""
+    patience = RESULTS_KEPT
     if isinstance(error, Rejected):
-        return True
-    patience = BROKEN_PATIENCE if isinstance(error, Broken) else RESULTS_KEPT
+        patience = DENIED_PATIENCE
+    elif isinstance(error, Broken):
+        patience = BROKEN_PATIENCE
     return batch.ended_for >= patience
 
 

@@ -13,11 +13,20 @@ from gateway.billing import ledger
 from gateway.billing.prices import cost_nanos
 from gateway.billing.pricing import PriceBook
 from gateway.lanes import doubt
+from gateway.lanes.credentials import KeyGone
 from gateway.lanes.polling import note_strays
-from gateway.lanes.records import BatchRecord, Target, parse_custom_id, read_batch, target_of
+from gateway.lanes.records import (
+    RESULTS_KEPT,
+    BatchRecord,
+    Target,
+    parse_custom_id,
+    read_batch,
+    target_of,
+)
 from gateway.lanes.results import read_chunks
 from gateway.lanes.works import Works
 from gateway.providers.dialect import (
+    HOUSE,
     BatchReport,
     BatchState,
     Credential,
@@ -27,12 +36,15 @@ from gateway.providers.dialect import (
     ProviderError,
     Rejected,
 )
+from models import ids
 from models.session import transaction
 
 log = logging.getLogger(__name__)
 
 WATCHED = timedelta(minutes=15)
 """How far back a watch for orphans lists: every creation is listed several times over."""
+
+OWN_WATCHED = timedelta(days=1)
 
 FILES_PATIENCE = timedelta(minutes=10)
 """How long an orphan that has ended without result files is looked at again."""
@@ -76,6 +88,17 @@ _LOST_LATELY = text(
     ORDER BY lost.intent_at
     """
 )
+# Customers' own keys that batches were created with lately; a batch may be some time older than
+# the last try at its creation.
+_OWN_LATELY = text(
+    f"""
+    SELECT provider, credential FROM lanes
+    WHERE credential <> '{HOUSE}' AND EXISTS (
+        SELECT FROM provider_batches
+        WHERE lane_id = lanes.id AND provider_batches.id >= :since AND intent_at >= :intended)
+    GROUP BY provider, credential
+    """
+)
 _IN_FLIGHT = text(
     """
     SELECT EXISTS (
@@ -98,13 +121,18 @@ def watch(works: Works) -> None:
             text("SELECT now() - make_interval(secs => :back)"),
             {"back": WATCHED.total_seconds()},
         ).scalar_one()
-    for (provider, _), credential in works.credentials.items():
+        recent = session.execute(
+            _OWN_LATELY, {"since": ids.floor(since - OWN_WATCHED), "intended": since}
+        ).all()
+    in_use = [*works.credentials.house, *((row.provider, row.credential) for row in recent)]
+    for provider, name in in_use:
         dialect = works.dialects.get(provider)
-        if dialect is None:
-            continue
         try:
+            credential = works.credentials.find(provider, name)
+            if dialect is None or credential is None:
+                continue
             if dialect.keeps_metadata:
-                note_strays(works, list(dialect.list_batches(credential, since)))
+                note_strays(works.engine, list(dialect.list_batches(credential, since)))
             else:
                 _look_for_lost(works, dialect, credential)
         except ProviderError as error:
@@ -155,11 +183,17 @@ def settle_due(works: Works, prices: PriceBook) -> None:
             for row in session.execute(_CLAIM_DUE).all()
         ]
     for orphan in due:
-        target = target_of(works, orphan.batch)
-        if target is None:
+        if orphan.known_for >= RESULTS_KEPT:
+            log.error("orphan.given_up", extra={"external_id": orphan.external_id, "alert": True})
+            _book(works, orphan, 0)
             continue
         try:
-            _settle(works, prices, orphan, target)
+            target = target_of(works, orphan.batch)
+            if target is not None:
+                _settle(works, prices, orphan, target)
+        except KeyGone:
+            # What it costs is the customer's, and nobody can stop it any more.
+            _book(works, orphan, 0)
         except ProviderError as error:
             log.warning(
                 "orphan.not_settled",
@@ -174,7 +208,15 @@ def _settle(works: Works, prices: PriceBook, orphan: _Orphan, target: Target) ->
         return
     if report is not None and _may_change(report, orphan):
         return
-    cost = 0 if report is None else _cost(works, prices, orphan.batch, target, report)
+    # What was made with a customer's own key is on the customer's bill.
+    if report is None or not target.credential.is_house:
+        _book(works, orphan, 0)
+        return
+    _book(works, orphan, _cost(works, prices, orphan.batch, target, report))
+
+
+def _book(works: Works, orphan: _Orphan, cost: int) -> None:
+    """The orphan is done with: it cost the house so many nano-USD."""
     with transaction(works.engine) as session:
         booked = session.execute(_BOOK, {"external_id": orphan.external_id, "cost": cost}).first()
         if booked is not None:

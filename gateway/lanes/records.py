@@ -14,6 +14,9 @@ from gateway.lanes.works import Works
 from gateway.providers.dialect import Credential, Dialect, Endpoint
 from models.states import BatchStatus
 
+RESULTS_KEPT = timedelta(days=30)
+"""After this no provider has the results of a batch any more: nothing is asked of it for longer."""
+
 _CUSTOM_ID = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,8})")
 
 
@@ -45,6 +48,11 @@ class BatchRecord:
     def file_name(self) -> str:
         """The upload's name. Lines only ever leave a batch, so their count names the content."""
         return f"offpeak-{self.id.hex}-{self.request_count}.jsonl"
+
+    @property
+    def submitted_for(self) -> timedelta:
+        """How long the provider has had it."""
+        return timedelta(0) if self.submitted_at is None else self.now - self.submitted_at
 
     @property
     def ended_for(self) -> timedelta:
@@ -108,8 +116,11 @@ def read_batch(session: Session, batch_id: UUID) -> BatchRecord:
 
 
 def target_of(works: Works, work: InLane) -> Target | None:
-    """Where it goes; None while no credential for its lane is configured."""
-    credential = works.credentials.get((work.provider, work.credential))
+    """Where it goes; None while there is no credential for its lane.
+
+    Raises KeyGone if that is a customer's own and has been removed.
+    """
+    credential = works.credentials.find(work.provider, work.credential)
     dialect = works.dialects.get(work.provider)
     if credential is None or dialect is None:
         return None

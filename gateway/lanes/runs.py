@@ -52,7 +52,7 @@ class Standing(Enum):
     """What has become of a claim."""
 
     OURS = auto()
-    ENDED = auto()  # by the holder of this very claim, whose commit was not heard of
+    WRITTEN = auto()  # what came of it, by the holder of this claim, whose commit was not heard of
     LOST = auto()
 
 
@@ -116,7 +116,7 @@ _RENEW = text(
       AND standard_runs.leased_until IS NOT NULL
     """
 )
-_LOCK = text("SELECT epoch, failures, ended_at FROM standard_runs WHERE id = :run_id FOR UPDATE")
+_LOCK = text("SELECT epoch, leased_until FROM standard_runs WHERE id = :run_id FOR UPDATE")
 _END = text(
     "UPDATE standard_runs SET ended_at = now(), leased_until = NULL, call_milliseconds = :taken "
     "WHERE id = :run_id"
@@ -175,7 +175,8 @@ def standing(session: Session, run: RunClaim) -> Standing:
     row = session.execute(_LOCK, {"run_id": run.job_id}).one()
     if row.epoch != run.epoch:
         return Standing.LOST
-    return Standing.OURS if row.ended_at is None else Standing.ENDED
+    # Only what came of a run takes its lease away while its epoch stands.
+    return Standing.WRITTEN if row.leased_until is None else Standing.OURS
 
 
 def end(session: Session, run: RunClaim, call_milliseconds: int | None = None) -> None:

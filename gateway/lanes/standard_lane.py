@@ -79,14 +79,18 @@ class StandardLane:
             self._closed = True
         # Whoever is claiming has its runs in flight once it is done.
         with self._claiming, self._state:
-            return self._state.wait_for(lambda: not self._in_flight, timeout_seconds)
+            is_done = self._state.wait_for(lambda: not self._in_flight, timeout_seconds)
+            if timeout_seconds and not is_done:
+                log.warning("runs.left_behind", extra={"runs": len(self._in_flight)})
+            return is_done
 
     def _run(self, run: Run) -> None:
         try:
             standard.perform(self._works, self._prices, self._ask, run)
         except Exception as error:
-            # Nothing was recorded: the run is due again when its lease ends.
-            log.error("run.broke_off", exc_info=error, extra={"job_id": str(run.job_id)})
+            # Nothing was recorded: the run is due again when its lease ends, and an answer is lost.
+            fields = {"job_id": str(run.job_id), "alert": True}
+            log.error("run.broke_off", exc_info=error, extra=fields)
         finally:
             with self._state:
                 self._in_flight.discard(run)

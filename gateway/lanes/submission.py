@@ -8,6 +8,7 @@ a creation whose outcome is unknown goes to `in_doubt`, where `doubt` looks for 
 
 import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +16,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from gateway.lanes import endings, isolation, leases, spooling
+from gateway.lanes.credentials import refusal, refuses_own_key
+from gateway.lanes.endings import Ending
 from gateway.lanes.leases import Claim, LeaseLost
 from gateway.lanes.records import (
     BatchRecord,
@@ -154,15 +157,11 @@ def _submit(works: Works, claim: Claim) -> None:
     batch = _prepare(works.engine, claim)
     if batch is None or _isolated(works.engine, claim):
         return
-    target = target_of(works, batch)
-    if target is None:
-        message = f"no API key is configured for {batch.provider} ({batch.credential})"
-        log.error(
-            "batch.no_credential", extra={"batch_id": str(batch.id), "provider": batch.provider}
-        )
-        put_back(works.engine, claim, message, NO_CREDENTIAL_RETRY_SECONDS)
-        return
     try:
+        target = target_of(works, batch)
+        if target is None:
+            _wait_for_key(works.engine, claim, batch)
+            return
         with works.spool(batch.id) as folder:
             spool = folder / "input.jsonl"
             if batch.input_file_id is None:
@@ -190,6 +189,14 @@ def _submit(works: Works, claim: Claim) -> None:
             "batch.submitted",
             extra={"batch_id": str(claim.batch_id), "external_id": report.external_id},
         )
+
+
+def _wait_for_key(engine: Engine, claim: Claim, batch: BatchRecord) -> None:
+    message = f"no API key is configured for {batch.provider} ({batch.credential})"
+    fields = {"batch_id": str(batch.id), "provider": batch.provider}
+    log.error("batch.no_credential", extra=fields)
+    with transaction(engine) as session:
+        put_back(session, claim, message, NO_CREDENTIAL_RETRY_SECONDS)
 
 
 def _prepare(engine: Engine, claim: Claim) -> BatchRecord | None:
@@ -289,19 +296,22 @@ def _failed(engine: Engine, claim: Claim, batch: BatchRecord, error: ProviderErr
             "http_status": error.status,
         },
     )
+    is_own = refuses_own_key(batch.credential, error)
     with transaction(engine) as session:
         leases.fence(session, claim)
         creating = read_batch(session, batch.id).status is BatchStatus.SUBMITTING
         match error:
+            case Unauthorized() if is_own:
+                fail_whole(session, batch.id, refusal(batch.provider, error), endings.forbidden)
             case Ambiguous() | Broken() if creating:
                 session.execute(_IN_DOUBT, {"batch_id": batch.id, "error": error.message})
             case Rejected():
                 fail_whole(session, batch.id, error.message)
             case _:
                 _put_back(session, batch.id, error.message, _delay(batch.refusals, error), 1)
-    if isinstance(error, Unauthorized):
+    if isinstance(error, Unauthorized) and not is_own:
         log.error("provider.unauthorized", extra={"provider": batch.provider, "alert": True})
-    if isinstance(error, Rejected):
+    if isinstance(error, Rejected) or is_own:
         endings.announce(engine, batch.id)
 
 
@@ -315,11 +325,10 @@ def _delay(refusals: int, error: ProviderError) -> float:
     )
 
 
-def put_back(engine: Engine, claim: Claim, reason: str, delay: float) -> None:
+def put_back(session: Session, claim: Claim, reason: str, delay: float) -> None:
     """Leaves the batch formed, to be tried again after `delay` seconds."""
-    with transaction(engine) as session:
-        leases.fence(session, claim)
-        _put_back(session, claim.batch_id, reason, delay, 0)
+    leases.fence(session, claim)
+    _put_back(session, claim.batch_id, reason, delay, 0)
 
 
 def _put_back(session: Session, batch_id: UUID, reason: str, delay: float, refusals: int) -> None:
@@ -352,9 +361,14 @@ def record_submitted(
     session.execute(_SUBMITTED_JOBS, {"batch_id": claim.batch_id})
 
 
-def fail_whole(session: Session, batch_id: UUID, message: str) -> None:
+def fail_whole(
+    session: Session,
+    batch_id: UUID,
+    message: str,
+    end: Callable[[UUID, str], Ending] = endings.rejected,
+) -> None:
     """Ends a batch that the provider refused without naming a line: its jobs fail, uncharged."""
     jobs = session.scalars(_OPEN_JOBS, {"batch_id": batch_id}).all()
     session.execute(_FAIL_LINES, {"batch_id": batch_id})
-    endings.finish(session, [endings.rejected(job_id, message) for job_id in jobs])
+    endings.finish(session, [end(job_id, message) for job_id in jobs])
     session.execute(_DONE, {"batch_id": batch_id, "error": message})

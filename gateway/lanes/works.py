@@ -11,8 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from gateway.lanes.credentials import Credentials
 from gateway.lanes.leases import LeaseKeeper
-from gateway.providers.dialect import BatchLimits, Credential, Dialect
+from gateway.providers.dialect import BatchLimits, Dialect
 
 
 def backoff_seconds(going_on: timedelta, *, shortest: float, longest: float) -> float:
@@ -42,11 +43,11 @@ class LanePolicy:
 
 @dataclass(frozen=True, slots=True)
 class Works:
-    """The worker's tools. `credentials` is keyed by provider and credential name."""
+    """The worker's tools."""
 
     engine: Engine
     dialects: Mapping[str, Dialect]
-    credentials: Mapping[tuple[str, str], Credential]
+    credentials: Credentials
     policy: LanePolicy
     leases: LeaseKeeper
     spool_root: Path

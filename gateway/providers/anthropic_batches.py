@@ -37,6 +37,7 @@ def read_batch(batch: JsonObject) -> BatchReport:
         batch_ref=None,
         result_files=(external_id,) if has_results else (),
         retention_over=retention_over,
+        answered_count=count(counts.get("succeeded")),
     )
 
 

@@ -12,7 +12,7 @@ database and decides nothing about retries beyond saying, in the error it raises
     └── StreamBroken            a stream failed after its first piece: what was sent on stands
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -105,14 +105,31 @@ class Endpoint(StrEnum):
     EMBEDDINGS = "/v1/embeddings"
 
 
+HOUSE = "house"
+"""The name of our own credential at each provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """How to reach one provider account. `name` is `house` for our own key."""
+    """How to reach one provider account. `name` is `house` for our own key.
+
+    `key` is its API key or, where that is kept sealed, what opens it each time it is needed.
+    """
 
     provider: str
     name: str
-    api_key: str
+    key: str | Callable[[], str]
     base_url: str
+
+    @property
+    def api_key(self) -> str:
+        """The API key, for one call."""
+        return self.key if isinstance(self.key, str) else self.key()
+
+    @property
+    def is_house(self) -> bool:
+        """Whether we pay for what is done with it."""
+        return self.name == HOUSE
 
     def __repr__(self) -> str:
         return f"Credential(provider={self.provider!r}, name={self.name!r})"
@@ -173,12 +190,25 @@ class LineFault:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """Tokens of all answers of a batch, as its provider sums them up.
+
+    Disjoint, but that written cache counts as uncached input: no provider tells it apart here.
+    """
+
+    input_uncached: int
+    cache_read: int
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchReport:
     """A provider batch as last reported.
 
     `result_files` name what `results` can download now; an ended batch may have none yet.
     `request_count` is None until the provider counts. `batch_ref` is our own id as it was given
-    to `create`, None where the provider keeps no metadata.
+    to `create`, None where the provider keeps no metadata. `answered_count` are the lines that the
+    provider charges for, `totals` what they used; each None where it does not say.
     """
 
     external_id: str
@@ -192,6 +222,9 @@ class BatchReport:
     faults: tuple[LineFault, ...] = ()
     over_enqueued_tokens: bool = False
     retention_over: bool = False
+    model: str | None = None
+    answered_count: int | None = None
+    totals: BatchTotals | None = None
 
 
 class LineOutcome(StrEnum):

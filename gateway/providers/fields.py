@@ -9,6 +9,8 @@ JsonObject = dict[str, Any]
 
 LARGEST_COUNT = 2**31 - 1
 """What a column of the books holds; no call has more tokens."""
+LARGEST_TOTAL = 2**53
+"""The sum of many calls: what every JSON reader holds exactly."""
 
 
 def decode_object(data: bytes) -> JsonObject:
@@ -36,6 +38,13 @@ def string(value: object) -> str:
 def count(value: object) -> int | None:
     """A whole number from 0 to 2^31 - 1. JSON's true and 1.5 are no counts."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT:
+        return value
+    return None
+
+
+def total(value: object) -> int | None:
+    """A whole number from 0 to 2^53: a sum over many calls."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_TOTAL:
         return value
     return None
 

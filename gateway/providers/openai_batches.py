@@ -3,13 +3,23 @@
 from gateway.providers.dialect import (
     BatchReport,
     BatchState,
+    BatchTotals,
     Broken,
     LineFault,
     LineOutcome,
     LineResult,
 )
 from gateway.providers.errors import error_fields
-from gateway.providers.fields import JsonObject, count, decode_object, items, mapping, moment, text
+from gateway.providers.fields import (
+    JsonObject,
+    count,
+    decode_object,
+    items,
+    mapping,
+    moment,
+    text,
+    total,
+)
 from gateway.providers.lines import require_answer, usable_custom_id
 from gateway.providers.scrub import scrub
 from gateway.providers.usage import openai_usage
@@ -42,13 +52,14 @@ def read_batch(batch: JsonObject) -> BatchReport:
     errors = items(mapping(batch.get("errors")).get("data"))
     # Either file may be null, absent or "", and either may be there whatever the status.
     files = (text(batch.get("output_file_id")), text(batch.get("error_file_id")))
+    counts = mapping(batch.get("request_counts"))
     return BatchReport(
         external_id=external_id,
         state=_STATES.get(status.lower(), BatchState.RUNNING),
         status=status,
         created_at=created_at,
         # The counter shows 0 until the lines have been read.
-        request_count=count(mapping(batch.get("request_counts")).get("total")) or None,
+        request_count=count(counts.get("total")) or None,
         batch_ref=text(mapping(batch.get("metadata")).get(BATCH_REF_KEY)),
         input_file_id=text(batch.get("input_file_id")),
         result_files=tuple(file for file in files if file),
@@ -56,7 +67,19 @@ def read_batch(batch: JsonObject) -> BatchReport:
         over_enqueued_tokens=any(
             mapping(error).get("code") == "token_limit_exceeded" for error in errors
         ),
+        model=text(batch.get("model")),
+        answered_count=count(counts.get("completed")),
+        totals=_totals(mapping(batch.get("usage"))),
     )
+
+
+def _totals(usage: JsonObject) -> BatchTotals | None:
+    """The batch's own sums: cached tokens are inside the input, and no written ones are told."""
+    given, output = total(usage.get("input_tokens")), total(usage.get("output_tokens"))
+    cached = total(mapping(usage.get("input_tokens_details")).get("cached_tokens", 0))
+    if given is None or output is None or cached is None or cached > given:
+        return None
+    return BatchTotals(given - cached, cached, output)
 
 
 def _fault(error: JsonObject) -> LineFault:

@@ -67,8 +67,20 @@ def disabled_data(endpoint_id: UUID, name: str, url: str, reason: str) -> dict[s
     return {"id": shown, "name": name, "url": url, "disabled_reason": reason}
 
 
+def low_balance_data(*, available_usd: str, held_usd: str, threshold_usd: str) -> dict[str, Any]:
+    """The `data` of a balance that has fallen below its account's threshold."""
+    return {
+        "object": "balance",
+        "available_usd": available_usd,
+        "held_usd": held_usd,
+        "threshold_usd": threshold_usd,
+    }
+
+
 def sample_data(event_type: EventType, endpoint_id: UUID, name: str, url: str) -> dict[str, Any]:
-    """`data` of that type, about a job that does not exist or about the endpoint itself."""
+    """`data` of that type, about a job that does not exist, a balance, or the endpoint itself."""
     if event_type in JOB_EVENT_STATUS:
         return job_data(event_type, ids.new(), custom_id="sample")
+    if event_type is EventType.BALANCE_LOW:
+        return low_balance_data(available_usd="4.2", held_usd="0.8", threshold_usd="5")
     return disabled_data(endpoint_id, name, url, "sample")

@@ -12,13 +12,11 @@ import httpx
 from sqlalchemy import Engine
 
 from gateway.net.guard import RefusedAddress, check_url
-from gateway.net.retry import parse_retry_after
 from gateway.webhooks.claims import Outcome, Recorded, claim, finish
-from gateway.webhooks.health import GONE_STATUS
+from gateway.webhooks.outcomes import answered, unanswered
 from gateway.webhooks.parcels import Parcel
-from gateway.webhooks.schedule import wait_seconds
 from gateway.webhooks.signing import signed_headers
-from gateway.webhooks.transport import Answer, post
+from gateway.webhooks.transport import post
 from models import ids
 from models.session import transaction
 from models.states import DeliveryStatus
@@ -166,14 +164,10 @@ class Courier:
         try:
             answer = post(self._transport, parcel.url, headers, parcel.body)
         except RefusedAddress as error:
-            return self._again(parcel, f"refused: {error}")
+            return unanswered(parcel, f"refused: {error}", rng=self._rng)
         except httpx.TransportError as error:
-            return self._again(parcel, str(error) or type(error).__name__)
-        if 200 <= answer.status < 300:
-            return Outcome(
-                DeliveryStatus.DELIVERED, http_status=answer.status, excerpt=answer.excerpt
-            )
-        return self._again(parcel, None, answer)
+            return unanswered(parcel, str(error) or type(error).__name__, rng=self._rng)
+        return answered(parcel, answer, now=self._clock(), rng=self._rng)
 
     def _headers(self, parcel: Parcel) -> dict[str, str]:
         return signed_headers(
@@ -181,20 +175,6 @@ class Courier:
             ids.show(ids.Prefix.EVENT, parcel.event_id),
             int(self._clock()),
             parcel.body,
-        )
-
-    def _again(self, parcel: Parcel, error: str | None, answer: Answer | None = None) -> Outcome:
-        """A failure: pending until its next turn, or failed if that was the last."""
-        status = answer.status if answer else None
-        retry_after = parse_retry_after(answer.headers, self._clock()) if answer else None
-        seconds = wait_seconds(parcel.turn, retry_after_seconds=retry_after, rng=self._rng)
-        gone = status == GONE_STATUS
-        return Outcome(
-            DeliveryStatus.FAILED if gone or seconds is None else DeliveryStatus.PENDING,
-            wait_seconds=seconds or 0.0,
-            http_status=status,
-            error=error,
-            excerpt=answer.excerpt if answer else None,
         )
 
 

@@ -28,6 +28,7 @@ class EventType(StrEnum):
     JOB_CANCELLED = "job.cancelled"
     JOB_EXPIRED = "job.expired"
     JOB_ESCALATED = "job.escalated"
+    BALANCE_LOW = "balance.low"
     ENDPOINT_DISABLED = "webhook_endpoint.disabled"
 
 

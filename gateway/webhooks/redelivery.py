@@ -87,9 +87,10 @@ _ENDPOINT = text(
     WHERE id = :endpoint_id AND account_id = :account_id FOR NO KEY UPDATE
     """
 )
+# An attempt that is still on its way from before must not answer for the new one.
 _AGAIN = """
     UPDATE deliveries SET status = 'pending', attempts_before = attempts, due_at = now(),
-        leased_until = NULL, finished_at = NULL,
+        epoch = epoch + 1, leased_until = NULL, finished_at = NULL,
         url = coalesce((SELECT url FROM webhook_endpoints WHERE id = endpoint_id), url)
 """
 _RESEND = text(

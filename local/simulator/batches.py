@@ -7,6 +7,7 @@ validating ──> in_progress ──> finalizing ──> completed
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -20,6 +21,7 @@ from local.simulator.store import Batch, Status, Store
 
 TICK_SECONDS: Final = 0.02
 LINES_AT_A_TIME: Final = 50
+HALF_A_PAIR: Final = b"\\ud800"
 
 
 class Engine:
@@ -194,14 +196,18 @@ class Engine:
         batch.failed += not succeeded
         if knobs.strikes("missing_lines"):
             return
-        if result.served is not None:
-            self._store.meter.record(result.served)
-            batch.add_tokens(result.served.tokens)
         record = (
             self._with_garbage(result.record) if knobs.strikes("garbage_lines") else result.record
         )
+        is_doubled = knobs.strikes("duplicate_lines")
+        if result.served is not None:
+            # Nobody can read what a line with half a surrogate pair says of its usage.
+            is_hidden = HALF_A_PAIR in record and not is_doubled
+            served = replace(result.served, unreported=True) if is_hidden else result.served
+            self._store.meter.record(served)
+            batch.add_tokens(served.tokens)
         results.write(record, succeeded=succeeded)
-        if knobs.strikes("duplicate_lines"):
+        if is_doubled:
             results.write(result.record, succeeded=succeeded)
         if knobs.strikes("unknown_lines"):
             results.write(dialect.stranger(), succeeded=True)
@@ -213,7 +219,7 @@ class Engine:
             record[: len(record) // 2] + b"\n" + record,
             b"\n" + record,
             b"\xef\xbb\xbf" + record,
-            record.replace(b"echo:", b"\\ud800echo:"),
+            record.replace(b"echo:", HALF_A_PAIR + b"echo:"),
             record.replace(b"echo:", b"\\u0000echo:"),
         )
         return spoilt[(self._garbage - 1) % len(spoilt)]

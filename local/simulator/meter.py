@@ -1,6 +1,7 @@
 """What this provider served and would bill, for whoever audits the gateway against it."""
 
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from io import BufferedRandom
 from pathlib import Path
 from typing import Any, Final
@@ -52,19 +53,20 @@ class Meter:
     def __init__(self, path: Path, snapshot: dict[str, Any] | None = None) -> None:
         self._path = path
         self._log: BufferedRandom = path.open("r+b" if snapshot else "w+b")
-        self._totals: dict[tuple[str, str, str, str, bool], list[int]] = {}
+        self._totals: dict[tuple[str, str, str, str, bool, str], list[int]] = {}
         # What was logged after the snapshot belongs to totals that are lost.
         self._cut(snapshot["logged_bytes"] if snapshot else 0)
-        for key, provider, model, lane, unreported, *total in (
-            snapshot["totals"] if snapshot else []
+        for key, provider, model, lane, unreported, day, *total in (
+            snapshot.get("daily_totals", []) if snapshot else []
         ):
-            self._totals[(key, provider, model, lane, unreported)] = total
+            self._totals[(key, provider, model, lane, unreported, day)] = total
 
     def record(self, served: Served) -> None:
         """Count one finished call."""
         tokens = served.tokens
         counts = [getattr(tokens, name) for name in CLASSES]
-        where = (served.key, served.provider, served.model, served.lane, served.unreported)
+        today = datetime.now(UTC).date().isoformat()
+        where = (served.key, served.provider, served.model, served.lane, served.unreported, today)
         total = self._totals.setdefault(where, [0] * (1 + len(CLASSES)))
         total[0] += 1
         for index, count in enumerate(counts, start=1):
@@ -85,8 +87,11 @@ class Meter:
         self._logged_bytes += len(row) + 1
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each (key, provider, model, lane, unreported) with calls and tokens."""
-        names = ("key", "provider", "model", "lane", "unreported", "calls", *CLASSES)
+        """One row for each (key, provider, model, lane, unreported, day) with calls and tokens.
+
+        Days are those of UTC, as "2026-11-22".
+        """
+        names = ("key", "provider", "model", "lane", "unreported", "day", "calls", *CLASSES)
         return [
             dict(zip(names, (*where, *total), strict=True)) for where, total in self._totals.items()
         ]
@@ -112,7 +117,7 @@ class Meter:
         """The totals, and how much of the log belongs to them."""
         self._log.flush()
         totals = [[*where, *total] for where, total in self._totals.items()]
-        return {"totals": totals, "logged_bytes": self._logged_bytes}
+        return {"daily_totals": totals, "logged_bytes": self._logged_bytes}
 
     def _cut(self, size_bytes: int) -> None:
         self._log.truncate(size_bytes)

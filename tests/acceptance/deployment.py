@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FORMATION = ("web", "worker", "scheduler")
 MARKUP_PERCENT = "12.5"
 DOUBT_SECONDS = 6
+METRICS_TOKEN = "token-of-the-metrics-0123456789ab"
 SETTINGS: Mapping[str, str] = {
     "WEB_CONCURRENCY": "2",
     "BATCH_WINDOW_SECONDS": "2",
@@ -38,6 +39,7 @@ SETTINGS: Mapping[str, str] = {
     "SWEEP_SECONDS": "2",
     "PRICE_MARKUP_PERCENT": MARKUP_PERCENT,
     "WEBHOOK_ALLOW_PRIVATE": "true",
+    "METRICS_TOKEN": METRICS_TOKEN,
 }
 ACCOUNTS = 3
 START_SECONDS = 60.0
@@ -47,7 +49,8 @@ LOG_TAIL_CHARACTERS = 3000
 _FORGET = """
     TRUNCATE jobs, job_bodies, job_results, idempotency_keys, provider_batches, lines,
         orphan_batches, batch_cancellations, standard_runs, ticks, holds, key_spending,
-        settlements, events, deliveries, delivery_attempts, request_log CASCADE;
+        settlements, daily_usage, reconciliations, events, deliveries, delivery_attempts,
+        request_log CASCADE;
     DELETE FROM transfers WHERE kind <> 'deposit';
     UPDATE balances SET debits_nanos = 0, held_nanos = 0;
 """

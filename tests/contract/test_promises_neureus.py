@@ -12,9 +12,11 @@ Where this service decided otherwise:
 | `client.ai.chat` answers `content` | the answer has both `text` and `content` |
 | no word on how a job is polled | `GET /ai/batch/{jobId}`, shaped as the call's answer |
 | no schema of embeddings | OpenAI's, with tokens and costs as in a chat |
+| no word on how a widget key is named to be revoked | by its id, its text or its agent |
+| no limits of widget keys | origins, models, requests by key and by visitor, spend caps |
 
-Not covered, for it is not there yet: publishable widget keys. The routes of customers' own provider
-keys have tests of their own. What is told to the letter is in the integration tests.
+The routes of customers' own provider keys have tests of their own. What is told to the letter is
+in the integration tests.
 """
 
 import time
@@ -30,11 +32,13 @@ from tests.acceptance.deployment import Deployment, until
 from tests.contract.simulator_process import echo
 
 CHAT, EMBEDDINGS, MODELS = "/ai/chat", "/ai/embeddings", "/ai/models"
+WIDGET_KEY, PAGE = "/ai/widget/key", "https://shop.example.com"
 QUESTION = "Explain edge computing."
 ASKS = [{"role": "user", "content": QUESTION}]
 CLAUDE = "claude-sonnet-4-6"
 DONE_SECONDS = 40.0
 LOGGED_SECONDS = 20.0
+REVOKED_SECONDS = 2.5
 Json = dict[str, Any]
 
 
@@ -232,6 +236,33 @@ def test_errors_are_flat(client: httpx.Client, fields: Json, status: int, word: 
     response = client.post(CHAT, json={"messages": ASKS, **fields})
     assert (response.status_code, response.json()["error"]) == (status, word)
     assert response.json().keys() == {"error", "message"}
+
+
+def test_a_page_chats_with_a_key_that_opens_nothing_else_until_it_is_revoked(
+    gateway: Deployment, client: httpx.Client
+) -> None:
+    asked = {"agent_id": "agent_abc123", "allowed_origins": [PAGE]}
+    key = client.post(WIDGET_KEY, json=asked).raise_for_status().json()
+    assert key["key"].startswith("pk_")
+    assert key["keyPreview"] == key["key"][:7]
+    with gateway.client(key["key"]) as page:
+        page.headers["Origin"] = PAGE
+        wanted = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "a"}
+        with httpx.Client(base_url=gateway.base_url, trust_env=False) as browser:
+            allowed = browser.options(CHAT, headers={"Origin": PAGE, **wanted})
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (204, PAGE)
+        response = page.post(CHAT, json={"messages": ASKS})
+        assert echo(QUESTION) in response.raise_for_status().json()["text"]
+        assert response.headers["access-control-allow-origin"] == PAGE
+        assert events(page)[-1]["done"] is True
+        for method, path in (("POST", EMBEDDINGS), ("GET", MODELS), ("POST", WIDGET_KEY)):
+            refused = page.request(method, path, json={})
+            assert (refused.status_code, refused.json()["error"]) == (403, "FORBIDDEN")
+        client.request("DELETE", WIDGET_KEY, json={"key": key["key"]}).raise_for_status()
+        time.sleep(REVOKED_SECONDS)
+        # More often than there are processes: none of them remembers it.
+        answers = [page.post(CHAT, json={"messages": ASKS}) for _ in range(6)]
+        assert {answer.status_code for answer in answers} == {401}
 
 
 def test_every_route_needs_a_key(gateway: Deployment) -> None:

@@ -25,11 +25,11 @@ from openai import OpenAI
 from pydantic import BaseModel, ConfigDict
 
 from gateway.calls.attempts import ATTEMPTS
-from gateway.calls.routing import HOUSE, Router
+from gateway.calls.routing import Router
 from gateway.catalogue.catalogue import load
 from gateway.net.http import HttpClients
 from gateway.providers import dialects
-from gateway.providers.dialect import Credential
+from gateway.providers.dialect import HOUSE, Credential
 from tests.acceptance.deployment import Deployment, until
 from tests.contract.simulator_process import echo, says
 

@@ -220,6 +220,8 @@ def test_results_hold_all_kinds_of_garbage(simulator: SimulatorProcess, caller: 
     assert lines.count(b"") == 1
     assert sum(line.endswith(b'"error":null}') for line in lines) == 5
     assert len(lines) == 7
+    # Of the one that nobody can read, nobody can tell the usage.
+    assert {row["unreported"]: row["calls"] for row in simulator.meter()} == {False: 4, True: 1}
 
 
 def test_a_completed_batch_seems_to_run_again_once(

@@ -12,6 +12,7 @@ from gateway.catalogue.usage import Usage
 from gateway.providers.dialect import (
     BatchReport,
     BatchState,
+    BatchTotals,
     Broken,
     LineFault,
     LineOutcome,
@@ -75,6 +76,8 @@ class FakeBatch:
     is_listed: bool = True
     is_known: bool = True
     was_cancelled: bool = False
+    answered_count: int | None = None
+    totals: BatchTotals | None = None
 
     @property
     def report(self) -> BatchReport:
@@ -90,6 +93,8 @@ class FakeBatch:
             faults=self.faults,
             over_enqueued_tokens=self.over_enqueued_tokens,
             retention_over=self.retention_over,
+            answered_count=self.answered_count,
+            totals=self.totals,
         )
 
     def end(self, answering: Answering = succeeded, *also: bytes) -> None:
@@ -104,6 +109,15 @@ class FakeBatch:
                 file = output if answer["outcome"] == LineOutcome.SUCCEEDED else errors
                 file.append(result_line(line.custom_id, answer))
         self.end_with([*output, *also], errors)
+
+    def count(self, answered: int, usage: Usage = USAGE) -> None:
+        """Tells, from now on, that so many lines were answered with that usage each."""
+        self.answered_count = answered
+        self.totals = BatchTotals(
+            answered * (usage.input_total - usage.cache_read),
+            answered * usage.cache_read,
+            answered * usage.output,
+        )
 
     def end_with(self, *files: Sequence[bytes]) -> None:
         """Ends it with these lines in its result files."""

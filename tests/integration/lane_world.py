@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, event, text
 
+from gateway.access.credentials import DATA_KEY, OwnKey, open_key
+from gateway.access.vault import Vault
 from gateway.billing import ledger
 from gateway.billing.ledger import Charge
 from gateway.billing.pricing import PriceBook, amounts
@@ -36,6 +39,7 @@ from gateway.lanes import (
     submission,
 )
 from gateway.lanes.cancellation import Cancellation
+from gateway.lanes.credentials import Credentials
 from gateway.lanes.leases import LeaseKeeper
 from gateway.lanes.works import LanePolicy, Works
 from gateway.providers.dialect import Credential, Dialect, ProviderError
@@ -66,6 +70,8 @@ PROMPT_POLICY = LanePolicy(
     doubt=timedelta(seconds=120),
 )
 """Cuts whatever waits, and looks at a batch whenever asked to."""
+KEY_VAULT = Vault("k" * 32, DATA_KEY)
+"""Of the data keys that customers' own provider keys are sealed under."""
 OPEN_STATES = frozenset({"queued", "submitted", "in_progress", "cancelling"})
 
 
@@ -122,9 +128,11 @@ class World(Records):
         embedding_inputs: int = 0,
         webhook: dict[str, Any] | None = None,
         prices: PriceSnapshot = PRICES,
+        credential: str = "house",
+        markup_bps: int = MARKUP_BPS,
     ) -> list[Submission]:
         """Calls as intake is given them; `age` is how long ago they came."""
-        lane: LaneKey = (provider or self.dialect.name, "house", CHAT, model)
+        lane: LaneKey = (provider or self.dialect.name, credential, CHAT, model)
         created_at = datetime.now(UTC) - age
         return [
             Submission(
@@ -138,7 +146,7 @@ class World(Records):
                 estimated_nanos=hold_nanos,
                 standard_nanos=2 * hold_nanos,
                 prices=prices,
-                markup_bps=MARKUP_BPS,
+                markup_bps=markup_bps,
                 created_at=created_at,
                 deadline_at=created_at + deadline,
                 custom_id=None,
@@ -317,6 +325,12 @@ def question(number: int, size: int = 0) -> bytes:
     return body[:-1].encode() + b" " * max(0, size - len(body)) + b"}"
 
 
+def credential_of(key: OwnKey) -> Credential:
+    """A customer's own, at any of the providers in memory."""
+    opener = partial(open_key, KEY_VAULT, key)
+    return Credential(key.provider, key.reference, opener, "http://provider.invalid")
+
+
 def _policy(changes: dict[str, Any]) -> LanePolicy:
     values: dict[str, Any] = {
         name.removesuffix("_seconds"): timedelta(seconds=value)
@@ -355,7 +369,12 @@ def opened(
     assert isinstance(first, FakeDialect)
     with tempfile.TemporaryDirectory(prefix="offpeak-spool-") as spool:
         works = Works(
-            engine, spoken, credentials, _policy(policy), LeaseKeeper(engine), Path(spool)
+            engine,
+            spoken,
+            Credentials(engine, credentials, credential_of),
+            _policy(policy),
+            LeaseKeeper(engine),
+            Path(spool),
         )
         yield World(engine, works, first)
     engine.dispose()

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from gateway.billing import ledger, raising
+from gateway.billing import ledger, raising, suspense
 from gateway.billing.ledger import Charge, HoldRequest
 from gateway.billing.pricing import PriceBook
 from gateway.billing.spending import Refusal
@@ -96,9 +96,9 @@ class Ledger(Records):
         with transaction(self.engine) as session:
             return raising.raise_holds(session, amounts_nanos)
 
-    def return_suspense(self, *hold_ids: UUID) -> None:
+    def return_suspense(self, *hold_ids: UUID) -> set[UUID]:
         with transaction(self.engine) as session:
-            ledger.return_suspense(session, hold_ids)
+            return suspense.give_back(session, hold_ids)
 
     def money(self, account_id: UUID) -> Money:
         (row,) = self.rows(

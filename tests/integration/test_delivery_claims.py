@@ -6,7 +6,9 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 from sqlalchemy import text
 
+from gateway.webhooks import redelivery
 from gateway.webhooks.claims import Outcome, claim, finish
+from gateway.webhooks.redelivery import Resent
 from gateway.webhooks.schedule import ATTEMPTS_MAX
 from models.session import transaction
 from models.states import DeliveryStatus
@@ -196,3 +198,25 @@ def test_a_secret_that_cannot_be_read_stops_no_other_delivery(
     assert world.courier.drain() == 2
     assert (len(world.sink.at("/broken")), len(world.sink.at("/hook"))) == (0, 1)
     assert "webhook attempt broke off" in caplog.messages
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_an_attempt_from_before_a_delivery_was_sent_again_does_not_answer_for_it(
+    world: World, has_failed: bool
+) -> None:
+    """A worker stopped beyond its lease; meanwhile the delivery's owner asks for it anew."""
+    endpoint_id, _ = world.endpoint("/hook")
+    world.complete()
+    with transaction(world.engine) as session:
+        (late,), _ = claim(session, 16, "")
+    world.let_time_pass()
+    if has_failed:
+        world.change(endpoint_id, enabled=False)
+        world.change(endpoint_id, enabled=True)
+    with transaction(world.engine) as session:
+        assert redelivery.resend(session, world.account, late.delivery_id) is Resent.DONE
+    with transaction(world.engine) as session:
+        assert not finish(session, late, Outcome(DeliveryStatus.FAILED)).won
+    assert world.deliveries()[0].status == DeliveryStatus.PENDING
+    assert world.courier.drain() == 1
+    assert len(world.sink.at("/hook")) == 1

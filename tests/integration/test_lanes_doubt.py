@@ -1,15 +1,28 @@
 """A creation without an answer is looked for, adopted, or made again: never blindly repeated."""
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import count
+from uuid import UUID
 
 import pytest
+from sqlalchemy import Connection, event
 
 from gateway.lanes import deadlines
-from gateway.providers.dialect import Ambiguous, BatchState, Broken, Endpoint, Unavailable
+from gateway.lanes.records import RESULTS_KEPT
+from gateway.providers.dialect import (
+    Ambiguous,
+    BatchState,
+    Broken,
+    Endpoint,
+    Unauthorized,
+    Unavailable,
+)
 from tests.integration.fake_batches import FakeBatch
 from tests.integration.fake_dialect import FakeDialect, Killed
 from tests.integration.lane_world import COST_NANOS, LINE_NANOS, World, opened
+from tests.integration.test_lanes_faults import move_clock
 
 TIMED_OUT = Ambiguous("timed out")
 
@@ -83,6 +96,62 @@ def test_a_creation_that_never_happened_is_looked_for_and_then_made_again(world:
     world.settle_down()
     assert len(world.dialect.made) == 1
     world.check_books()
+
+
+def test_a_creation_looked_for_in_vain_is_remembered_once_whenever_its_worker_is_killed(
+    world: World,
+) -> None:
+    for moment in count(1):
+        batch_id = world.form()
+        world.dialect.fail("create", TIMED_OUT)
+        world.submit(batch_id)
+        world.run(
+            "UPDATE provider_batches SET intent_at = now() - interval '121 s', due_at = now()"
+        )
+        killed = killed_after_commit(world, moment, batch_id)
+        world.expire_lease(batch_id)
+        world.resolve(batch_id)
+        row = world.batch(batch_id)
+        assert (row.status, len(row.lost_intents)) == ("formed", 1), moment
+        world.submit(batch_id)
+        if not killed:
+            break
+    assert moment > 2, "the claim and what came of it are two commits at least"
+
+
+def killed_after_commit(world: World, moment: int, batch_id: UUID) -> bool:
+    """Looks for the creation; whether it came to that commit, after which its worker is dead."""
+    commits = count(1)
+
+    def strike(connection: Connection) -> None:
+        if threading.current_thread().name != "leases" and next(commits) == moment:
+            connection.connection.commit()
+            raise Killed
+
+    event.listen(world.engine, "commit", strike)
+    kills = world.kills
+    world.survive(world.resolve, batch_id)
+    event.remove(world.engine, "commit", strike)
+    return world.kills > kills
+
+
+def test_a_creation_that_nobody_can_be_asked_about_is_made_again_in_the_end(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A month later no provider would have its results, and its key may be gone for good."""
+    batch_id = world.form()
+    world.dialect.fail("create", TIMED_OUT)
+    world.submit(batch_id)
+    world.dialect.fail("list_batches", Unauthorized("revoked"), Unauthorized("revoked"))
+    move_clock(world, RESULTS_KEPT - timedelta(minutes=5))
+    world.resolve(batch_id)
+    assert world.batch(batch_id).status == "in_doubt"
+    move_clock(world, timedelta(minutes=10))
+    world.resolve(batch_id)
+    assert world.batch(batch_id).status == "formed"
+    assert [each.message for each in caplog.records if getattr(each, "alert", False)] == [
+        "batch.doubt_given_up"
+    ]
 
 
 def test_a_batch_that_is_listed_late_is_found_in_time(world: World) -> None:

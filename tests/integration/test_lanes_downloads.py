@@ -34,9 +34,15 @@ def world(database_url: str) -> Iterator[World]:
         yield world
 
 
-def test_files_that_the_provider_no_longer_has_count_as_missing_lines(world: World) -> None:
+def test_files_that_the_provider_still_denies_after_minutes_count_as_missing_lines(
+    world: World,
+) -> None:
     batch_id, _ = world.ended(2)
-    world.dialect.fail("download", *[Rejected("gone", status=404)] * 2)
+    world.dialect.fail("download", *[Rejected("gone", status=404)] * 3)
+    assert not world.ingest(batch_id), "the provider may not know its own file yet"
+    assert world.jobs() == {"submitted": 2}
+    world.run("UPDATE provider_batches SET ended_at = now() - interval '11 minutes'")
+    world.pass_time()
     assert world.ingest(batch_id)
     assert world.jobs() == {"queued": 2}
     world.check_books()

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.billing import ledger
 from gateway.lanes import deadlines, escalation
-from gateway.lanes.escalation import KNOWN_FROM
+from gateway.lanes.durations import KNOWN_FROM
 from gateway.providers.dialect import Ambiguous, LineFault, LineOutcome, Unavailable
 from models.session import transaction
 from models.states import RunReason

@@ -154,7 +154,7 @@ def test_a_batch_that_the_provider_rejects_fails_all_its_jobs_with_its_message(
 
 def test_a_batch_without_a_credential_waits_for_one(world: World) -> None:
     batch_id = world.form()
-    credentials: Any = world.works.credentials
+    credentials: Any = world.works.credentials.house
     credential = credentials.pop(("fake", "house"))
     world.submit(batch_id)
     row = world.batch(batch_id)

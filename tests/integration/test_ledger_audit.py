@@ -91,7 +91,7 @@ VIOLATIONS = {
     "was not used up, and yet the house lost on it": (
         f"{TRANSFER} (uuidv7(), 'overrun_loss', 'loss', 'revenue', NULL, {CHARGED}, 5)"
     ),
-    "was given back in another amount than it had": (
+    "ended in another amount than it had": (
         "UPDATE transfers SET amount_nanos = amount_nanos + 1 WHERE kind = 'suspense_return'"
     ),
     "is booked at another cost than its settlements": (
@@ -99,6 +99,9 @@ VIOLATIONS = {
     ),
     "has spent something else in a day or month": (
         "UPDATE key_spending SET amount_nanos = amount_nanos + 1 WHERE period = 'month'"
+    ),
+    "is not what it was charged on it": (
+        "UPDATE daily_usage SET paid_nanos = paid_nanos + 1 WHERE lane = 'batch'"
     ),
     "is not its usage at its price snapshot": (
         f"UPDATE settlements SET output = output + 1 WHERE id = {CHARGED}"

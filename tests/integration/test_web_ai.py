@@ -11,9 +11,9 @@ from werkzeug.test import TestResponse
 from gateway.billing.prices import NANO_PER_USD, parse_usd
 from gateway.calls.attempts import ATTEMPTS
 from gateway.calls.record import CallRecord
-from gateway.calls.routing import Router
+from gateway.calls.routing import NO_OWN_KEYS, Router
 from gateway.catalogue.catalogue import Model
-from gateway.providers.dialect import Broken
+from gateway.providers.dialect import Broken, Credential
 from models import ids
 from models.ids import Prefix
 from models.states import JobStatus
@@ -542,9 +542,9 @@ class CountingRouter(Router):
         self.asked = 0
         self._router = router
 
-    def models(self) -> list[Model]:
+    def models(self, own: Mapping[str, Credential] = NO_OWN_KEYS) -> list[Model]:
         self.asked += 1
-        return self._router.models()
+        return self._router.models(own)
 
 
 def test_the_list_of_models_is_kept_for_five_minutes(web: Web, customer: Customer) -> None:
@@ -557,9 +557,9 @@ def test_the_list_of_models_is_kept_for_five_minutes(web: Web, customer: Custome
         response = web.client(customer).get(AI_MODELS + query)
         assert response.headers["Cache-Control"] == "private, max-age=300"
     assert router.asked == 1
-    kept = web.app.extensions[neureus_models.EXTENSION]
+    ((providers, kept),) = web.app.extensions[neureus_models.EXTENSION].items()
     assert kept.until > 0
-    web.app.extensions[neureus_models.EXTENSION] = replace(kept, until=0.0)
+    web.app.extensions[neureus_models.EXTENSION] = {providers: replace(kept, until=0.0)}
     models(web, customer)
     assert router.asked == 2
     web.app.extensions[EXTENSION] = parts

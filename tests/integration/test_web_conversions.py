@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gevent
 import pytest
 from sqlalchemy import text
 from werkzeug.test import TestResponse
@@ -10,8 +11,10 @@ from werkzeug.test import TestResponse
 from gateway.lanes import runs
 from gateway.providers.dialect import Answer, ProviderError, Rejected
 from models.session import transaction
+from tests.contract.simulator_process import SimulatorProcess
+from tests.integration.database_proxy import DatabaseProxy
 from tests.integration.slow_dialect import CHARGED_NANOS, HURRY, SlowDialect, served_by
-from tests.integration.web_world import CHAT, CHAT_BODY, Customer, Web, error_of
+from tests.integration.web_world import CHAT, CHAT_BODY, Customer, Web, error_of, make_web
 
 END_SECONDS = 10.0
 
@@ -184,3 +187,20 @@ def test_the_most_that_a_job_may_cost_and_whether_it_may_escalate_are_kept_with_
     # gpt-4o-mini costs twice as much in the standard lane.
     doubled = "SELECT standard_nanos = 2 * amount_nanos FROM jobs JOIN holds USING (id)"
     assert web.column(doubled) == [True]
+
+
+def test_a_jobs_answer_is_kept_until_the_database_is_back(
+    web: Web, customer: Customer, database_url: str, redis_url: str, provider: SimulatorProcess
+) -> None:
+    with DatabaseProxy(database_url) as proxy, make_web(proxy.url, redis_url, provider) as away:
+        dialect = Counted(first_seconds=1.5)
+        undo = served_by(away, dialect, HURRY)
+        response = post(away, customer)
+        assert response.status_code == 202
+        proxy.cut()
+        gevent.spawn_later(1.0, proxy.mend)
+        away.state.in_flight.finish(END_SECONDS)
+        undo()
+    assert job_of(web, customer, response)["status"] == "completed"
+    assert (dialect.calls, web.count("settlements")) == (1, 1)
+    finish(web)

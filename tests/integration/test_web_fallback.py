@@ -9,9 +9,9 @@ import pytest
 
 from gateway.billing.prices import ceiling_nanos, cost_nanos, measure
 from gateway.calls.record import CallRecord
-from gateway.calls.routing import Route, Router
+from gateway.calls.routing import NO_OWN_KEYS, Route, Router
 from gateway.catalogue.usage import Usage
-from gateway.providers.dialect import Endpoint
+from gateway.providers.dialect import Credential, Endpoint
 from tests.contract.simulator_process import SimulatorProcess
 from tests.integration.web_world import CHAT, SAYS_HI, Customer, Web, error_of, make_web
 from web.state import EXTENSION
@@ -77,8 +77,14 @@ def test_the_next_provider_serves_and_is_the_one_that_is_settled(
 class OneIsDearer(Router):
     """Routes of which the last costs twice what the data set says."""
 
-    def routes(self, endpoint: Endpoint, name: str, body: Mapping[str, Any]) -> tuple[Route, ...]:
-        *cheap, last = super().routes(endpoint, name, body)
+    def routes(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        body: Mapping[str, Any],
+        own: Mapping[str, Credential] = NO_OWN_KEYS,
+    ) -> tuple[Route, ...]:
+        *cheap, last = super().routes(endpoint, name, body, own)
         prices = last.offer.prices
         doubled = replace(prices, standard=prices.standard.scaled(Decimal(2)))
         return *cheap, replace(last, offer=replace(last.offer, prices=doubled))

@@ -341,6 +341,15 @@ def test_a_list_shows_errors_always_and_results_only_if_asked(
             assert oldest["result"] == orjson.loads(COMPLETION)
 
 
+@pytest.mark.parametrize(
+    "query", ["metadata=1", "metadata[]=1", "metadata[a][b]=1", "metadata[a=1", "metadata[%00]=1"]
+)
+def test_metadata_is_asked_for_by_key(client: FlaskClient, query: str) -> None:
+    response = client.get(f"/v1/jobs?{query}")
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "metadata"
+
+
 def test_named_jobs_are_found_and_the_rest_is_left_out(
     web: Web, customer: Customer, client: FlaskClient
 ) -> None:

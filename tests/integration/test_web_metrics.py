@@ -138,10 +138,21 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(below)
 
 
-LARGE = {"jobs", "holds", "ticks", "settlements", "deliveries", "provider_batches", "transfers"}
+LARGE = {
+    "jobs",
+    "holds",
+    "ticks",
+    "settlements",
+    "deliveries",
+    "provider_batches",
+    "transfers",
+    "reconciliations",
+}
 
 
-@pytest.mark.parametrize("name", ["WAITING", "BATCHES", "TICKS", "COUNT", "WEBHOOK_LAG"])
+@pytest.mark.parametrize(
+    "name", ["WAITING", "BATCHES", "TICKS", "COUNT", "WEBHOOK_LAG", "UNEXPLAINED"]
+)
 def test_what_grows_is_read_by_an_index(web: Web, name: str) -> None:
     query = getattr(gauges, name)
     parameters = {"tasks": [actor.value for actor in Actor]} if name == "TICKS" else {}

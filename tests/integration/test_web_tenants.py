@@ -1,6 +1,6 @@
 """No route tells anybody anything about what is somebody else's. Generated from the URL map."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from uuid import UUID
 
 import orjson
@@ -12,28 +12,38 @@ from models import ids
 from models.ids import Prefix
 from models.states import JobStatus
 from tests.integration.web_world import Customer, Web
+from web.documented import operation_of
 
 ID_ARGUMENTS = {
     "job_id": Prefix.JOB,
     "completion_id": Prefix.COMPLETION,
     "endpoint_id": Prefix.WEBHOOK_ENDPOINT,
     "delivery_id": Prefix.DELIVERY,
+    "key_id": Prefix.KEY,
 }
 ENDPOINT = {"name": "telling", "url": "http://127.0.0.1:9/", "event_types": ["job.completed"]}
 BODIES = {
     "/v1/webhook_endpoints/<endpoint_id>": {"enabled": False},
     "/v1/webhook_endpoints/<endpoint_id>/test": {"event_type": "job.completed"},
     "/v1/webhook_endpoints/<endpoint_id>/recover": {"since": 0},
+    "/v1/keys/<key_id>": {"name": "taken over"},
+    "/v1/keys/<key_id>/rotate": {"overlap_seconds": 0},
 }
 """What a stranger would send to do harm."""
-NOT_OWNED = {"name"}
-"""Arguments that name what belongs to nobody: models."""
+NOT_OWNED = {"name", "provider"}
+"""Arguments that name what belongs to nobody: models and providers."""
 ABOUT_THE_CALLER = {
     "X-Request-Id",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
 }
 """Headers that differ between any two calls."""
+KEPT = (
+    "SELECT to_jsonb(webhook_endpoints) FROM webhook_endpoints ORDER BY id",
+    "SELECT to_jsonb(api_keys) - 'last_used_at' FROM api_keys ORDER BY id",
+    "SELECT to_jsonb(audit_log) FROM audit_log ORDER BY id",
+)
+"""What a stranger changes nothing of."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -62,7 +72,19 @@ def owned(web: Web, customer: Customer, **fields: str) -> dict[str, UUID]:
         "completion_id": job_id,
         "endpoint_id": endpoint_id,
         "delivery_id": delivery_id,
+        "key_id": customer.key_id,
     }
+
+
+def queries_with(web: Web, rule: Rule, method: str, foreign: Mapping[str, UUID]) -> Iterator[str]:
+    """A foreign id in each query parameter that a method of a route is documented to take."""
+    operation = operation_of(web.app.view_functions[rule.endpoint])
+    if operation is None or method not in (rule.methods or ()) or method == "HEAD":
+        return
+    for parameter in operation.parameters:
+        if parameter.place == "query":
+            for argument, value in foreign.items():
+                yield f"?{parameter.name}={ids.show(ID_ARGUMENTS[argument], value)}"
 
 
 def without_the_caller(response: TestResponse) -> tuple[int, bytes, list[tuple[str, str]]]:
@@ -83,7 +105,7 @@ def test_what_is_somebody_elses_is_as_if_it_were_not_there(
     foreign, nothing = owned(web, customer), ids.new()
     if ended:
         web.end(foreign["job_id"])
-    before = web.column("SELECT to_jsonb(webhook_endpoints) FROM webhook_endpoints")
+    before = [web.column(query) for query in KEPT]
     tried = 0
     for rule, argument in rules_with_an_id(web):
         assert rule.methods is not None
@@ -97,11 +119,11 @@ def test_what_is_somebody_elses_is_as_if_it_were_not_there(
             assert answers[0].status_code == 404, (rule.rule, method)
             assert without_the_caller(answers[0]) == without_the_caller(answers[1])
             tried += 1
-    assert tried >= 15
+    assert tried >= 20
     statuses = web.column("SELECT status FROM jobs ORDER BY id")
     assert statuses == ["completed", "completed" if ended else "queued"]
     assert web.count("job_bodies") == 2
-    assert web.column("SELECT to_jsonb(webhook_endpoints) FROM webhook_endpoints") == before
+    assert [web.column(query) for query in KEPT] == before
     assert set(web.column("SELECT attempts_before + attempts FROM deliveries")) == {0}
 
 
@@ -110,14 +132,12 @@ def test_no_method_of_any_route_answers_somebody_elses_job(web: Web, customer: C
     foreign = owned(web, customer, custom_id="a-telling-name")
     web.end(foreign["job_id"], JobStatus.COMPLETED)
     told = [*(value.hex.encode() for value in foreign.values()), b"a-telling-name"]
-    job_id, endpoint_id = f"job_{foreign['job_id'].hex}", f"whe_{foreign['endpoint_id'].hex}"
-    queries = ["", f"?ids={job_id}", f"?after={job_id}", f"?after={endpoint_id}", "?include=result"]
     for rule in web.app.url_map.iter_rules():
         arguments = rule.arguments - NOT_OWNED
         paths = [path_of(web, rule, each, foreign[each]) for each in arguments] or [rule.rule]
         for path in paths:
             for method in METHODS:
-                for query in queries:
+                for query in ["", *queries_with(web, rule, method, foreign)]:
                     response = stranger.open(path + query, method=method)
                     assert not any(each in response.data for each in told), (path, method)
                     assert response.status_code < 500

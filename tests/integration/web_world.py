@@ -1,7 +1,7 @@
 """The Flask app on a real database, with the simulator as its provider, and its customers."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,6 +15,8 @@ from sqlalchemy import Engine, text
 from werkzeug.test import TestResponse
 
 from gateway.access import accounts, keys
+from gateway.access.audit_log import Actor
+from gateway.access.scopes import ALL_SCOPES, Scope
 from gateway.billing import audit, ledger
 from gateway.billing.ledger import Amounts, Charge
 from gateway.billing.prices import NANO_PER_USD
@@ -24,6 +26,7 @@ from gateway.lanes.endings import Ending
 from gateway.providers.breaker import Breakers
 from gateway.webhooks.signing import new_secret
 from models import ids
+from models.audit import ActorKind
 from models.ids import Prefix
 from models.session import connect, transaction
 from models.states import JobStatus
@@ -31,9 +34,10 @@ from settings import Settings
 from tests.contract.simulator_process import SimulatorProcess
 from tests.integration.documented_client import DocumentedClient
 from web import create_app
-from web.auth import KeyRing
+from web.auth import KeyRing, WidgetKeyRing
 from web.limits import Limiter, limiter
 from web.metrics import DatabaseGauges
+from web.own_keys import OwnKeys
 from web.request_log import RequestLog
 from web.state import EXTENSION, State
 from web.threads import Readers
@@ -53,6 +57,7 @@ USED = Usage(output=10)
 # gpt-4o-mini's output: $0.30 a million tokens in the batch lane, $0.60 in the standard one.
 CHARGED_NANOS, LIST_NANOS = 3_000, 6_000
 CLOSE_SECONDS = 5.0
+OPERATOR = Actor(ActorKind.OPERATOR, name="tester")
 PLENTY_A_MINUTE = 10**6
 
 
@@ -93,6 +98,8 @@ class Web:
             writer=Writer(parts.house.engine),
             readers=readers,
             keys=KeyRing(parts.house.digest, readers),
+            widget_keys=WidgetKeyRing(parts.house.widget_key_digest, readers),
+            own_keys=OwnKeys(parts.house, readers),
             waiters=Waiters(self.settings.postgres_url),
             gauges=DatabaseGauges(readers),
             limiter=limiter(self.settings),
@@ -122,6 +129,7 @@ class Web:
         requests_per_minute: int | None = PLENTY_A_MINUTE,
         daily_nanos: int | None = None,
         monthly_nanos: int | None = None,
+        scopes: Collection[Scope] = ALL_SCOPES,
     ) -> Customer:
         """A new account with that credit; its key has these limits, or the default where None."""
         house = self.state.house
@@ -131,6 +139,7 @@ class Web:
                 session,
                 house.digest,
                 account_id,
+                scopes=scopes,
                 requests_per_minute=requests_per_minute,
                 daily_nanos=daily_nanos,
                 monthly_nanos=monthly_nanos,
@@ -154,10 +163,12 @@ class Web:
         assert response.status_code == 202, response.text
         return job_uuid(response)
 
-    def end(self, job_id: UUID, status: JobStatus = JobStatus.COMPLETED) -> None:
+    def end(
+        self, job_id: UUID, status: JobStatus = JobStatus.COMPLETED, *, unpriced: bool = False
+    ) -> None:
         """Brings a job to its end, as the lanes do: its result, its money, the notification."""
         ending = {
-            JobStatus.COMPLETED: lambda: self._completion(job_id),
+            JobStatus.COMPLETED: lambda: self._completion(job_id, unpriced),
             JobStatus.FAILED: lambda: endings.rejected(job_id, "The provider said no."),
             JobStatus.EXPIRED: lambda: endings.expired(job_id),
             JobStatus.CANCELLED: lambda: endings.cancelled(job_id),
@@ -166,7 +177,7 @@ class Web:
             assert endings.finish(session, [ending]) == {job_id}
         endings.announce(self.engine)
 
-    def _completion(self, job_id: UUID) -> Ending:
+    def _completion(self, job_id: UUID, unpriced: bool) -> Ending:
         (price_id,) = self.column("SELECT price_id FROM jobs WHERE id = :id", id=job_id)
         charge = Charge(
             hold_id=job_id,
@@ -176,7 +187,7 @@ class Web:
             price_id=price_id,
             markup_bps=0,
             usage=USED,
-            amounts=Amounts(CHARGED_NANOS, CHARGED_NANOS, LIST_NANOS),
+            amounts=None if unpriced else Amounts(CHARGED_NANOS, CHARGED_NANOS, LIST_NANOS),
         )
         return Ending(job_id, JobStatus.COMPLETED, 200, COMPLETION, charge)
 

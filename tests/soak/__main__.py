@@ -2,13 +2,14 @@
 
 The Procfile's processes, two of each, run against real PostgreSQL, Redis and the provider
 simulator, all behind proxies, while customers submit jobs at a steady rate. A seeded schedule
-kills, stops and terminates the processes, takes the stores away, and makes wires, provider and
-webhook receivers fail. Every ten minutes the faults pause, all work has to come to its end, and
-the auditor compares everything with what the provider's meter says.
+kills, stops and terminates the processes, takes the stores and the spool away, and makes wires,
+provider, callers and webhook receivers fail. Every ten minutes the faults pause, all work has to
+come to its end, and the auditor compares everything with what the provider's meter says.
 
 Counted as one fault each: a blow to a process or a store, a piece of data that a proxy cut, lost,
-delayed or dripped, an answer, line or batch that the simulator spoilt, and a webhook that its
-receiver answered badly. `recovery.py` says what is measured as recovery.
+delayed or dripped, an answer, line or batch that the simulator spoilt, a job that its customer
+cancelled, a socket that a slow caller held, and a webhook that its receiver answered badly (one of
+the thousand receivers always does). `recovery.py` says what is measured as recovery.
 
 Exit status: 0, or 1 if anything was wrong or an aim was missed. What was seen is kept in the folder
 `--out`: the report, a diary of what struck when, and the logs of all processes.
@@ -106,7 +107,8 @@ class Soak:
         left = settle(self._deployment)
         settled = time.monotonic() - began
         accepted = self._traffic.accepted
-        report.ends, wrong = audit(self._deployment, accepted, self._receiver)
+        cancellations = self._traffic.cancellations
+        report.ends, wrong = audit(self._deployment, accepted, cancellations, self._receiver)
         report.wrong = [
             *([left] if left else []),
             *wrong,
@@ -118,7 +120,9 @@ class Soak:
         report.trouble = self._traffic.trouble
         report.deaths = self._blows.deaths
         report.samples = self._observer.samples
-        report.faults = self._weather.count() + self._blows.struck + self._proxies.struck
+        report.faults = (
+            self._weather.count() + self._blows.struck + self._proxies.struck + self._traffic.struck
+        )
         report.checkpoints.append(
             f"{report.faults.total()} faults, {len(accepted)} jobs, settled in {settled:.0f} s, "
             f"audited in {time.monotonic() - began - settled:.0f} s, "

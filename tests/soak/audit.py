@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.acceptance.audit import violations
 from tests.acceptance.deployment import NotSettled
+from tests.acceptance.facts import Facts
 from tests.acceptance.load import PLANTED, Accepted
 from tests.soak.deployment import SoakDeployment
 from tests.soak.receiver import Receiver
@@ -63,10 +64,14 @@ def _wait_for_orphans(deployment: SoakDeployment) -> None:
 
 
 def audit(
-    deployment: SoakDeployment, accepted: Sequence[Accepted], receiver: Receiver
+    deployment: SoakDeployment,
+    accepted: Sequence[Accepted],
+    cancellations: Mapping[str, bool],
+    receiver: Receiver,
 ) -> tuple[Counter[str], list[str]]:
     """How many jobs ended how, and everything that is wrong."""
     facts, wrong = violations(deployment, accepted, failing=FAILING)
+    wrong += _cancellations(facts, cancellations)
     wrong += receiver.violations(facts, accepted)
     wrong += _in_redis(deployment)
     ends = Counter(f"{job['status']} {job['http_status']}" for job in facts.jobs.values())
@@ -75,6 +80,18 @@ def audit(
     ends["orphans booked"] = len(facts.orphans)
     ends["unpriced"] = sum(each["unpriced"] for each in facts.settlements.values())
     return ends, wrong
+
+
+def _cancellations(facts: Facts, cancellations: Mapping[str, bool]) -> Iterator[str]:
+    """Only what its customer cancelled is cancelled, what was told so is, and it is free."""
+    for name, job in facts.jobs.items():
+        is_cancelled = job["status"] == "cancelled"
+        if is_cancelled and name not in cancellations:
+            yield f"{name} was cancelled by nobody"
+        if is_cancelled and job["id"] in facts.settlements:
+            yield f"{name} was cancelled and charged"
+        if cancellations.get(name) and not is_cancelled:
+            yield f"{name} was told to be cancelled and is {job['status']}"
 
 
 def _in_redis(deployment: SoakDeployment) -> Iterator[str]:

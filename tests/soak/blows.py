@@ -3,6 +3,7 @@
 import heapq
 import itertools
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -21,8 +22,10 @@ REDIS_RESTART_SECONDS = (0.5, 3.0)
 REDIS_OUTAGE_SECONDS = (5.0, 60.0)
 REDIS_FULL_SECONDS = (3.0, 12.0)
 POSTGRES_SECONDS = (0.5, 6.0)
+SPOOL_SECONDS = (3.0, 12.0)
 EXIT_SECONDS = 30.0
 LOOK_SECONDS = 0.1
+GONE = ".gone"
 
 WEIGHTS = {
     "kill worker": 24,
@@ -39,6 +42,7 @@ WEIGHTS = {
     "redis outage": 3,
     "redis full": 3,
     "restart postgresql": 5,
+    "spool away": 6,
 }
 
 
@@ -101,6 +105,7 @@ class Blows:
             "redis outage": lambda: self._break_redis(blow, REDIS_OUTAGE_SECONDS),
             "redis full": self._fill_redis,
             "restart postgresql": self._break_postgres,
+            "spool away": self._take_spool,
         }
         if blow in stores:
             self._say(blow)
@@ -214,6 +219,23 @@ class Blows:
     def _mend_postgres(self) -> None:
         self._deployment.postgres.start()
         self._store_returns("restart postgresql")
+
+    def _take_spool(self) -> None:
+        """What a full disk does to whoever spools, without filling the disk of this machine."""
+        for spool in self._deployment.spools():
+            spool.rename(spool.with_suffix(GONE))
+        self._store_goes()
+        self._after(self._random.uniform(*SPOOL_SECONDS), self._give_spool)
+
+    def _give_spool(self) -> None:
+        for gone in self._deployment.spools(GONE):
+            spool = gone.with_suffix("")
+            # A worker that was started meanwhile has made itself another.
+            if spool.exists():
+                shutil.rmtree(gone)
+            else:
+                gone.rename(spool)
+        self._store_returns("spool away")
 
     def _store_goes(self) -> None:
         self._store_away = True

@@ -58,6 +58,14 @@ class SoakDeployment(Deployment):
             ),
         }
 
+    def spools(self, suffix: str = "") -> list[Path]:
+        """The folder that the workers spool to, where it is there; with `suffix`, moved aside."""
+        return [
+            path
+            for path in self._directory.glob(f"tmp/offpeak-spool-*{suffix}")
+            if path.suffix == suffix
+        ]
+
     def redis_files(self) -> list[Path]:
         """What Redis has written down of all that it was told."""
         return [path for path in self._directory.glob("redis/appendonlydir/*") if path.is_file()]

@@ -18,6 +18,9 @@ from tests.acceptance.load import Accepted
 from tests.integration.webhook_sink import Received, Script, answer
 
 SLOW_SECONDS = (1.0, 17.0)
+HANGING_PATH = "/hook/13"
+"""One of the thousand addresses: whatever comes to it for the first time hangs."""
+HANG_SECONDS = 17.0
 HUGE_BYTES = 3_000_000
 
 Told = dict[tuple[str, str], set[tuple[str, str | None]]]
@@ -38,6 +41,8 @@ def _hang_up(handler: BaseHTTPRequestHandler) -> None:
 
 class Receiver:
     """Answers an event's first arrival badly with probability `badness`; all others well.
+
+    One address hangs at every first arrival as long as there is any badness.
 
     An event that was answered badly every time would come again after minutes and hours; that
     this is kept to is tested elsewhere, by a virtual clock.
@@ -113,8 +118,12 @@ class Receiver:
             is_first = handler.headers["webhook-id"] not in self._seen
             self._seen.add(handler.headers["webhook-id"])
             step = answer(204)
-            if is_first and self._random.random() < self.badness:
+            name = None
+            if is_first and self.badness and handler.path == HANGING_PATH:
+                name, step = "hung", _slow(HANG_SECONDS)
+            elif is_first and self._random.random() < self.badness:
                 name, step = self._fault()
+            if name is not None:
                 self.struck[f"webhook receiver {name}"] += 1
         step(handler)
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -18,6 +18,11 @@ SLICE = 500
 TIMEOUT_SECONDS = 15.0
 PAUSE_SECONDS = (0.2, 2.0)
 PATIENCE_SECONDS = 300.0
+URLS = 1_000
+"""Webhook addresses, which the jobs take turns with."""
+CANCELLED = 0.05
+"""The share of jobs that are cancelled, sooner or later."""
+CANCELLED_AFTER_SECONDS = (0.0, 12.0)
 REPEATED = 0.02
 """The share of customers who never heard the answer that was sent, and ask once more."""
 TRY_AGAIN = frozenset({409, 500, 502, 503, 504})
@@ -28,12 +33,14 @@ class _Turn:
     ask: Ask
     due_at: float
     repeats: bool
+    cancels: bool
 
 
 class Traffic:
     """`per_second` calls a second to any of several addresses, each again until it is accepted.
 
-    `trouble` counts what was tried again; `wrong` says in sentences what must not happen.
+    `trouble` counts what was tried again, `struck` what customers did for a fault; `wrong` says in
+    sentences what must not happen.
     """
 
     def __init__(
@@ -46,9 +53,11 @@ class Traffic:
         per_second: float,
     ) -> None:
         self.trouble: Counter[str] = Counter()
+        self.struck: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._urls = list(urls)
         self._accepted: list[Accepted] = []
+        self._cancellations: dict[str, bool] = {}
         self._per_second = per_second
         self._random = random.Random(seed)
         self._asks = self._endless(accounts, webhook_url, seed)
@@ -84,6 +93,12 @@ class Traffic:
         with self._state:
             return list(self._accepted)
 
+    @property
+    def cancellations(self) -> dict[str, bool]:
+        """The jobs whose cancellation was asked for, and whether it was told to be done at once."""
+        with self._state:
+            return dict(self._cancellations)
+
     def resume(self) -> None:
         """Submit from now on."""
         with self._state:
@@ -102,7 +117,9 @@ class Traffic:
         while True:
             number += 1
             slice_seed = seed * 1_000_000 + number
-            yield from asks(accounts, SLICE, seed=slice_seed, webhook_url=webhook_url)
+            for each in asks(accounts, SLICE, seed=slice_seed, webhook_url=webhook_url):
+                url = f"{webhook_url}/{self._random.randrange(URLS)}"
+                yield replace(each, body=each.body | {"webhook": {"url": url}})
 
     def _work(self) -> None:
         with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
@@ -121,7 +138,12 @@ class Traffic:
             if self._ended:
                 return None
             self._busy += 1
-            turn = _Turn(next(self._asks), self._next_at, self._random.random() < REPEATED)
+            turn = _Turn(
+                next(self._asks),
+                self._next_at,
+                repeats=self._random.random() < REPEATED,
+                cancels=self._random.random() < CANCELLED,
+            )
             self._next_at = max(self._next_at, time.monotonic() - 1) + 1 / self._per_second
             return turn
 
@@ -131,11 +153,39 @@ class Traffic:
             return
         with self._state:
             self._accepted.append(first)
-        if not turn.repeats:
-            return
-        again = self._until_accepted(client, turn.ask)
-        if again is not None and (again.job_id != first.job_id or not again.replayed):
-            self._object(f"{first.job_id} was asked for again and answered as {again}")
+        if turn.repeats:
+            again = self._until_accepted(client, turn.ask)
+            if again is not None and (again.job_id != first.job_id or not again.replayed):
+                self._object(f"{first.job_id} was asked for again and answered as {again}")
+        if turn.cancels:
+            time.sleep(self._random.uniform(*CANCELLED_AFTER_SECONDS))
+            self._cancel(client, first)
+
+    def _cancel(self, client: httpx.Client, job: Accepted) -> None:
+        """Asks until somebody hears it; 409 is heard too, and says that the job has ended."""
+        headers = {"Authorization": f"Bearer {job.ask.account.api_key}"}
+        gives_up_at = time.monotonic() + PATIENCE_SECONDS
+        with self._state:
+            self._cancellations[job.job_id] = False
+            self.struck["customer cancelled"] += 1
+        while time.monotonic() < gives_up_at:
+            url = f"{self._random.choice(self._urls)}/v1/jobs/{job.job_id}/cancel"
+            try:
+                response = client.post(url, headers=headers)
+            except httpx.TransportError as error:
+                self._note(f"cancelling: {type(error).__name__}")
+            else:
+                if response.status_code == 409:
+                    return
+                if response.is_success:
+                    with self._state:
+                        is_done = response.json()["status"] == "cancelled"
+                        self._cancellations[job.job_id] = is_done
+                    return
+                self._note(f"cancelling: {response.status_code}")
+                self._judge(response)
+            time.sleep(self._random.uniform(*PAUSE_SECONDS))
+        self._object(f"nobody heard that {job.job_id} is to be cancelled")
 
     def _until_accepted(self, client: httpx.Client, ask: Ask) -> Accepted | None:
         headers = {"Authorization": f"Bearer {ask.account.api_key}", "Idempotency-Key": ask.key}

@@ -8,7 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 
@@ -16,10 +16,13 @@ from tests.acceptance.simulator import Simulator
 from tests.soak.deployment import SoakDeployment
 from tests.soak.proxy import SMOOTH, Rough
 from tests.soak.receiver import Receiver
+from tests.soak.slowloris import dripping
 
 FRONT_SECONDS = (4.0, 12.0)
 EXTERNAL_CANCELS = 0.3
 """How likely somebody cancels one of our batches at the provider, for each front."""
+SLOW_CALLERS = 0.2
+"""How likely slow callers hold the web door's sockets, for each front."""
 WEBHOOK_BADNESS = 0.3
 
 # How single lines come back, whatever else there is.
@@ -28,6 +31,7 @@ DRIZZLE: Mapping[str, object] = {
     "duplicate_lines": 0.08,
     "unknown_lines": 0.08,
     "missing_lines": 0.02,
+    "garbage_lines": 0.04,
     "missing_usage": 0.02,
     "negative_usage": 0.01,
     "line_error": 0.03,
@@ -132,7 +136,12 @@ class Weather:
             self._proxy(wire, WIRES[wire])
         if self._random.random() < EXTERNAL_CANCELS:
             self._cancel_one(simulator)
-        self._over.wait(self._random.uniform(*FRONT_SECONDS))
+        with ExitStack() as front_lasts:
+            if self._random.random() < SLOW_CALLERS:
+                held = front_lasts.enter_context(dripping([*self._deployment.web_urls.values()]))
+                self._say(f"{held} slow callers")
+                self.struck["web slow caller"] += held
+            self._over.wait(self._random.uniform(*FRONT_SECONDS))
         simulator.turn(**{name: DRIZZLE.get(name) for name in front})
         if wire is not None:
             self._proxy(wire, SMOOTH)

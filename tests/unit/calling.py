@@ -9,11 +9,18 @@ from uuid import UUID
 from gateway.billing.ledger import Charge
 from gateway.calls.idempotency import KeyedCall, Stored
 from gateway.calls.realtime import Call
-from gateway.calls.routing import HOUSE, Route
+from gateway.calls.routing import Route
 from gateway.catalogue.catalogue import load
 from gateway.catalogue.usage import Usage
 from gateway.net.http import HttpClients
-from gateway.providers.dialect import Answer, Credential, Dialect, Endpoint, StreamPiece
+from gateway.providers.dialect import (
+    HOUSE,
+    Answer,
+    Credential,
+    Dialect,
+    Endpoint,
+    StreamPiece,
+)
 from gateway.providers.openai import OpenAI
 
 ID = UUID(int=7)

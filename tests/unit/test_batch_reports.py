@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.providers import anthropic_batches, openai_batches
-from gateway.providers.dialect import BatchState, Broken, LineFault
+from gateway.providers.dialect import BatchState, BatchTotals, Broken, LineFault
 
 Json = dict[str, Any]
 OPENAI_BATCH: Json = {
@@ -141,3 +141,48 @@ def test_a_batch_without_what_matters_is_broken(field: str, value: Any) -> None:
         if field in batch:
             with pytest.raises(Broken):
                 read({**batch, field: value})
+
+
+USAGE: Json = {
+    "input_tokens": 1500,
+    "input_tokens_details": {"cached_tokens": 1024},
+    "output_tokens": 500,
+    "output_tokens_details": {"reasoning_tokens": 300},
+    "total_tokens": 2000,
+}
+
+
+def test_an_openai_batch_tells_what_all_its_answers_used() -> None:
+    batch = {**OPENAI_BATCH, "model": "gpt-6-luna-2026-08-01", "usage": USAGE}
+    report = openai_batches.read_batch(batch)
+    assert (report.model, report.answered_count) == ("gpt-6-luna-2026-08-01", 95)
+    assert report.totals == BatchTotals(input_uncached=476, cache_read=1024, output=500)
+
+
+def test_totals_may_be_larger_than_any_one_call() -> None:
+    usage = {"input_tokens": 2**40, "output_tokens": 2**35}
+    report = openai_batches.read_batch({**OPENAI_BATCH, "usage": usage})
+    assert report.totals == BatchTotals(2**40, 0, 2**35)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {**USAGE, "input_tokens": None},
+        {**USAGE, "output_tokens": -1},
+        {**USAGE, "input_tokens": 1023},
+        {**USAGE, "output_tokens": True},
+        {**USAGE, "output_tokens": 2**60},
+        {**USAGE, "input_tokens_details": {"cached_tokens": "many"}},
+    ],
+)
+def test_totals_that_are_missing_or_cannot_be_true_are_none(usage: Json | None) -> None:
+    assert openai_batches.read_batch({**OPENAI_BATCH, "usage": usage}).totals is None
+
+
+def test_an_anthropic_batch_only_counts_its_answers() -> None:
+    report = anthropic_batches.read_batch(ANTHROPIC_BATCH)
+    counted = ANTHROPIC_BATCH["request_counts"]["succeeded"]
+    assert (report.answered_count, report.totals) == (counted, None)

@@ -129,11 +129,16 @@ def test_a_caller_says_how_long_it_waits_before_the_call_becomes_a_job(
     assert (options.wait_seconds, options.wants_async) == (seconds, "respond-async" in header)
 
 
-@pytest.mark.parametrize("field", ["dry_run"])
-@pytest.mark.parametrize("value", [True, False, "0.01", 1])
-def test_a_field_that_is_not_served_yet_is_refused_by_its_name(field: str, value: object) -> None:
-    assert refusal({field: value}).param == field
-    assert take({field: None}).custom_id is None
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), (None, False)])
+def test_a_caller_may_only_want_to_know_what_a_call_would_cost(
+    value: object, expected: bool
+) -> None:
+    assert take({"dry_run": value}).dry_run is expected
+
+
+@pytest.mark.parametrize("value", ["true", 1, {}])
+def test_a_dry_run_is_asked_for_with_a_boolean(value: object) -> None:
+    assert refusal({"dry_run": value}).param == "dry_run"
 
 
 @pytest.mark.parametrize("field", ["deadline", "completion_window"])

@@ -38,6 +38,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert loaded.price_markup_percent == Decimal(0)
     assert loaded.webhook_allow_private is False
     assert loaded.log_level == "INFO"
+    assert loaded.cors_allowed_origins == ()
+    assert loaded.trust_proxy is False
 
 
 def test_values_are_parsed_and_unknown_variables_are_ignored() -> None:
@@ -59,6 +61,21 @@ def test_values_are_parsed_and_unknown_variables_are_ignored() -> None:
 
 def test_a_public_url_loses_its_trailing_slash() -> None:
     assert load(PUBLIC_URL="https://gateway.example/").public_url == "https://gateway.example"
+
+
+def test_origins_are_told_apart_by_commas() -> None:
+    origins = load(CORS_ALLOWED_ORIGINS="https://a.example, HTTP://localhost:3000,https://*.b.io")
+    assert origins.cors_allowed_origins == (
+        "https://a.example",
+        "http://localhost:3000",
+        "https://*.b.io",
+    )
+
+
+@pytest.mark.parametrize("value", ["*", "https://a.example,*", "https://a.example/", ",", "null"])
+def test_what_is_no_origin_refuses_to_boot_and_no_star_is_one(value: str) -> None:
+    with pytest.raises(SettingsError, match="CORS_ALLOWED_ORIGINS must be an origin such as"):
+        load(CORS_ALLOWED_ORIGINS=value)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
@@ -103,6 +120,7 @@ def test_a_required_variable_that_is_absent_or_empty_is_named(name: str) -> None
         ("REDIS_SSL_CERT_REQS", "optional"),
         ("SECRET_KEY", "tell-nobody"),
         ("ENCRYPTION_KEY", "tell-nobody"),
+        ("ENCRYPTION_KEY_PREVIOUS", "tell-nobody"),
         ("PORT", "0"),
         ("PORT", "http"),
         ("WEB_CONCURRENCY", "0"),
@@ -113,6 +131,12 @@ def test_a_required_variable_that_is_absent_or_empty_is_named(name: str) -> None
         ("BATCH_POLL_SECONDS", "soon"),
         ("PRICE_MARKUP_PERCENT", "-0.1"),
         ("PRICE_MARKUP_PERCENT", "NaN"),
+        ("BYOK_FEE_PERCENT", "-1"),
+        ("BYOK_FEE_PERCENT", "100"),
+        ("BYOK_FEE_PERCENT", "0.001"),
+        ("RECONCILE_TOLERANCE_USD", "-1"),
+        ("RECONCILE_TOLERANCE_USD", "0.0000000001"),
+        ("SIMULATOR_METER_URL", "meter.example"),
         ("WEBHOOK_ALLOW_PRIVATE", "perhaps"),
         ("LOG_LEVEL", "CHATTY"),
     ],

@@ -29,12 +29,12 @@ END $$
     "refuse_transition()",
     "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON provider_batches FOR EACH "
     "ROW WHEN (OLD.status IS DISTINCT FROM NEW.status AND position(' ' || OLD.status || "
-    "'>' || NEW.status || ' ' IN ' formed>done formed>uploading in_doubt>formed "
-    "in_doubt>submitted in_progress>done in_progress>formed in_progress>ingesting "
-    "ingesting>done submitted>done submitted>formed submitted>in_progress "
-    "submitted>ingesting submitting>done submitting>formed submitting>in_doubt "
-    "submitting>submitted uploading>done uploading>formed uploading>submitting ') = 0) "
-    "EXECUTE FUNCTION refuse_transition()",
+    "'>' || NEW.status || ' ' IN ' formed>done formed>uploading in_doubt>done "
+    "in_doubt>formed in_doubt>submitted in_progress>done in_progress>formed "
+    "in_progress>ingesting ingesting>done submitted>done submitted>formed "
+    "submitted>in_progress submitted>ingesting submitting>done submitting>formed "
+    "submitting>in_doubt submitting>submitted uploading>done uploading>formed "
+    "uploading>submitting ') = 0) EXECUTE FUNCTION refuse_transition()",
     "CREATE TRIGGER check_transition BEFORE UPDATE OF status ON lines FOR EACH ROW WHEN "
     "(OLD.status IS DISTINCT FROM NEW.status AND position(' ' || OLD.status || '>' || "
     "NEW.status || ' ' IN ' open>failed open>late open>returned open>succeeded "
@@ -63,6 +63,15 @@ END $$
 """,
     "CREATE TRIGGER check_settlements AFTER INSERT ON settlements REFERENCING NEW TABLE "
     "AS written FOR EACH STATEMENT EXECUTE FUNCTION check_settlements()",
+    """
+CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'rows of % are neither changed nor deleted', TG_TABLE_NAME
+        USING ERRCODE = 'integrity_constraint_violation';
+END $$
+""",
+    "CREATE TRIGGER refuse_change BEFORE UPDATE OR DELETE ON audit_log FOR EACH STATEMENT "
+    "EXECUTE FUNCTION refuse_change()",
 )
 
 
@@ -81,6 +90,45 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_accounts")),
     )
     op.create_table(
+        "audit_log",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("target_id", sa.Text(), nullable=False),
+        sa.Column("changes", postgresql.JSONB(), nullable=False),
+        sa.Column(
+            "actor_kind",
+            sa.Enum(
+                "api_key",
+                "operator",
+                name="actor_kind",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("actor_key_id", sa.Uuid(), nullable=True),
+        sa.Column("actor_name", sa.Text(), nullable=True),
+        sa.Column("remote_address", sa.Text(), nullable=True),
+        sa.Column("request_id", sa.Text(), nullable=True),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "(actor_kind = 'api_key') = (actor_key_id IS NOT NULL)", name=op.f("ck_audit_log_key")
+        ),
+        sa.CheckConstraint(
+            "(actor_kind = 'operator') = (actor_name IS NOT NULL)",
+            name=op.f("ck_audit_log_operator"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_log")),
+    )
+    op.create_index("ix_audit_log_account", "audit_log", ["account_id", "id"], unique=False)
+    op.create_table(
         "batch_cancellations",
         sa.Column("batch_id", sa.Uuid(), nullable=False),
         sa.Column("overdue", sa.Boolean(), server_default=sa.text("false"), nullable=False),
@@ -96,6 +144,48 @@ def upgrade() -> None:
         ["due_at"],
         unique=False,
         postgresql_where=sa.text("asked_at IS NULL"),
+    )
+    op.create_table(
+        "daily_usage",
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("key_id", sa.Uuid(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column(
+            "surface",
+            sa.Enum(
+                "sync",
+                "async",
+                name="surface",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("calls", sa.BigInteger(), nullable=False),
+        sa.Column("unpriced_calls", sa.BigInteger(), nullable=False),
+        sa.Column("input_uncached", sa.BigInteger(), nullable=False),
+        sa.Column("cache_read", sa.BigInteger(), nullable=False),
+        sa.Column("cache_write", sa.BigInteger(), nullable=False),
+        sa.Column("output", sa.BigInteger(), nullable=False),
+        sa.Column("reasoning", sa.BigInteger(), nullable=False),
+        sa.Column("held_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("paid_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("list_nanos", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "account_id",
+            "day",
+            "key_id",
+            "provider",
+            "model",
+            "lane",
+            "surface",
+            name=op.f("pk_daily_usage"),
+        ),
+        postgresql_with={"fillfactor": "50"},
     )
     op.create_table(
         "events",
@@ -366,6 +456,62 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_prices")),
     )
     op.create_table(
+        "reconciliations",
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column(
+            "source",
+            sa.Enum(
+                "batches",
+                "meter",
+                name="source",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("provider_requests", sa.Integer(), nullable=True),
+        sa.Column("provider_input_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("provider_output_tokens", sa.BigInteger(), nullable=True),
+        sa.Column("provider_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("explained_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("in_flight_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("orphaned_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("unexplained_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("excess_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("unexplained_requests", sa.Integer(), nullable=False),
+        sa.Column("is_final", sa.Boolean(), nullable=False),
+        sa.Column(
+            "checked_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "explained_nanos >= 0 AND in_flight_nanos >= 0 AND orphaned_nanos >= 0 AND unexplained_nanos >= 0 AND excess_nanos >= 0 AND unexplained_requests >= 0",
+            name=op.f("ck_reconciliations_amounts"),
+        ),
+        sa.CheckConstraint(
+            "provider_nanos = explained_nanos + in_flight_nanos + orphaned_nanos + unexplained_nanos",
+            name=op.f("ck_reconciliations_classes"),
+        ),
+        sa.PrimaryKeyConstraint(
+            "day", "provider", "source", "subject", name=op.f("pk_reconciliations")
+        ),
+    )
+    op.create_index(
+        "ix_reconciliations_unexplained",
+        "reconciliations",
+        ["day"],
+        unique=False,
+        postgresql_where=sa.text(
+            "unexplained_nanos > 0 OR excess_nanos > 0 OR unexplained_requests > 0"
+        ),
+    )
+    op.create_table(
         "request_log",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -430,6 +576,14 @@ def upgrade() -> None:
             name=op.f("ck_settlements_tokens"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_settlements")),
+    )
+    op.create_index(
+        "ix_settlements_created",
+        "settlements",
+        ["created_at"],
+        unique=False,
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on"},
     )
     op.create_index(
         "ix_settlements_unpriced",
@@ -508,6 +662,7 @@ def upgrade() -> None:
                 "overrun_loss",
                 "suspense",
                 "suspense_return",
+                "suspense_charge",
                 "provider_cost",
                 "unbilled_cost",
                 name="kind",
@@ -565,7 +720,7 @@ def upgrade() -> None:
             name=op.f("ck_transfers_customer"),
         ),
         sa.CheckConstraint(
-            "(kind = 'deposit' AND debit = 'cash_in' AND credit = 'customer') OR (kind = 'charge' AND debit = 'customer' AND credit = 'revenue') OR (kind = 'overrun_loss' AND debit = 'loss' AND credit = 'revenue') OR (kind = 'suspense' AND debit = 'customer' AND credit = 'suspense') OR (kind = 'suspense_return' AND debit = 'suspense' AND credit = 'customer') OR (kind = 'provider_cost' AND debit = 'revenue' AND credit = 'provider_cost') OR (kind = 'unbilled_cost' AND debit = 'loss' AND credit = 'provider_cost')",
+            "(kind = 'deposit' AND debit = 'cash_in' AND credit = 'customer') OR (kind = 'charge' AND debit = 'customer' AND credit = 'revenue') OR (kind = 'overrun_loss' AND debit = 'loss' AND credit = 'revenue') OR (kind = 'suspense' AND debit = 'customer' AND credit = 'suspense') OR (kind = 'suspense_return' AND debit = 'suspense' AND credit = 'customer') OR (kind = 'suspense_charge' AND debit = 'suspense' AND credit = 'revenue') OR (kind = 'provider_cost' AND debit = 'revenue' AND credit = 'provider_cost') OR (kind = 'unbilled_cost' AND debit = 'loss' AND credit = 'provider_cost')",
             name=op.f("ck_transfers_sides"),
         ),
         sa.CheckConstraint("amount_nanos > 0", name=op.f("ck_transfers_amount")),
@@ -573,11 +728,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_transfers_account", "transfers", ["account_id", "id"], unique=False)
     op.create_index(
+        "ix_transfers_unbilled",
+        "transfers",
+        ["batch_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("kind = 'unbilled_cost'"),
+    )
+    op.create_index(
         "uq_transfers_aftermath",
         "transfers",
         ["hold_id", "kind"],
         unique=True,
-        postgresql_where=sa.text("kind IN ('overrun_loss', 'suspense_return')"),
+        postgresql_where=sa.text("kind IN ('overrun_loss', 'suspense_return', 'suspense_charge')"),
     )
     op.create_index(
         "uq_transfers_resolution",
@@ -591,8 +753,17 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("account_id", sa.Uuid(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("previous_digest", sa.LargeBinary(), nullable=True),
+        sa.Column("previous_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("preview", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column(
+            "scopes",
+            postgresql.ARRAY(sa.Text()),
+            server_default=sa.text("'{inference,jobs:read,billing:read}'"),
+            nullable=False,
+        ),
+        sa.Column("models", postgresql.ARRAY(sa.Text()), nullable=True),
         sa.Column("requests_per_minute", sa.Integer(), nullable=True),
         sa.Column("daily_nanos", sa.BigInteger(), nullable=True),
         sa.Column("monthly_nanos", sa.BigInteger(), nullable=True),
@@ -604,13 +775,34 @@ def upgrade() -> None:
         ),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "scopes <@ ARRAY['inference', 'jobs:read', 'billing:read', 'admin']",
+            name=op.f("ck_api_keys_scopes"),
+        ),
+        sa.CheckConstraint(
+            "(previous_digest IS NULL) = (previous_until IS NULL)",
+            name=op.f("ck_api_keys_previous_digest"),
+        ),
         sa.ForeignKeyConstraint(
             ["account_id"], ["accounts.id"], name=op.f("fk_api_keys_account_id")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("digest", name=op.f("uq_api_keys_digest")),
+        sa.UniqueConstraint("previous_digest", name=op.f("uq_api_keys_previous_digest")),
     )
     op.create_index(op.f("ix_api_keys_account_id"), "api_keys", ["account_id"], unique=False)
+    op.create_table(
+        "balance_thresholds",
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("threshold_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("low_since", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("threshold_nanos > 0", name=op.f("ck_balance_thresholds_threshold")),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_balance_thresholds_account_id")
+        ),
+        sa.PrimaryKeyConstraint("account_id", name=op.f("pk_balance_thresholds")),
+    )
     op.create_table(
         "balances",
         sa.Column("account_id", sa.Uuid(), nullable=False),
@@ -625,6 +817,21 @@ def upgrade() -> None:
             ["account_id"], ["accounts.id"], name=op.f("fk_balances_account_id")
         ),
         sa.PrimaryKeyConstraint("account_id", name=op.f("pk_balances")),
+    )
+    op.create_table(
+        "data_keys",
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_data_keys_account_id")
+        ),
+        sa.PrimaryKeyConstraint("account_id", name=op.f("pk_data_keys")),
     )
     op.create_table(
         "deliveries",
@@ -789,6 +996,50 @@ def upgrade() -> None:
         postgresql_where=sa.text("external_id IS NOT NULL"),
     )
     op.create_table(
+        "provider_keys",
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
+        sa.Column("preview", sa.Text(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.Column("rotated_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("replaced_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "sealed IS NOT NULL OR replaced_at IS NOT NULL", name=op.f("ck_provider_keys_sealed")
+        ),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_provider_keys_account_id")
+        ),
+        sa.PrimaryKeyConstraint(
+            "account_id", "provider", "generation", name=op.f("pk_provider_keys")
+        ),
+        sa.UniqueConstraint(
+            "provider", "reference", name=op.f("uq_provider_keys_provider_reference")
+        ),
+    )
+    op.create_index(
+        "ix_provider_keys_replaced",
+        "provider_keys",
+        ["replaced_at"],
+        unique=False,
+        postgresql_where=sa.text("replaced_at IS NOT NULL AND sealed IS NOT NULL"),
+    )
+    op.create_index(
+        "uq_provider_keys_current",
+        "provider_keys",
+        ["account_id", "provider"],
+        unique=True,
+        postgresql_where=sa.text("replaced_at IS NULL"),
+    )
+    op.create_table(
         "webhook_endpoints",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("account_id", sa.Uuid(), nullable=False),
@@ -831,6 +1082,43 @@ def upgrade() -> None:
     op.create_index(
         "ix_webhook_endpoints_account", "webhook_endpoints", ["account_id", "id"], unique=False
     )
+    op.create_table(
+        "widget_keys",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("preview", sa.Text(), nullable=False),
+        sa.Column("agent_id", sa.Text(), nullable=True),
+        sa.Column("allowed_origins", postgresql.ARRAY(sa.Text()), nullable=False),
+        sa.Column("models", postgresql.ARRAY(sa.Text()), nullable=True),
+        sa.Column("requests_per_minute", sa.Integer(), nullable=False),
+        sa.Column("visitor_requests_per_minute", sa.Integer(), nullable=False),
+        sa.Column("daily_nanos", sa.BigInteger(), nullable=False),
+        sa.Column("monthly_nanos", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "created_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("now()"),
+            nullable=False,
+        ),
+        sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "daily_nanos >= 0 AND monthly_nanos >= 0", name=op.f("ck_widget_keys_caps")
+        ),
+        sa.CheckConstraint(
+            "requests_per_minute > 0", name=op.f("ck_widget_keys_requests_per_minute")
+        ),
+        sa.CheckConstraint(
+            "visitor_requests_per_minute > 0",
+            name=op.f("ck_widget_keys_visitor_requests_per_minute"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["account_id"], ["accounts.id"], name=op.f("fk_widget_keys_account_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_widget_keys")),
+        sa.UniqueConstraint("digest", name=op.f("uq_widget_keys_digest")),
+    )
+    op.create_index(op.f("ix_widget_keys_account_id"), "widget_keys", ["account_id"], unique=False)
     op.create_table(
         "delivery_attempts",
         sa.Column("delivery_id", sa.Uuid(), nullable=False),

@@ -1,0 +1,1 @@
+"""What the providers count against what is booked here: nothing is paid for unnoticed."""
