@@ -309,7 +309,7 @@ def test_any_sequence_of_events_tells_every_event_in_the_end_and_keeps_to_the_sc
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=25,
+                max_examples=15,
                 stateful_step_count=20,
                 derandomize=True,
                 deadline=None,

@@ -12,8 +12,8 @@ from tests.integration.fake_batches import result_line, succeeded
 from tests.integration.fake_dialect import FakeDialect
 from tests.integration.lane_world import COST_NANOS, LINE_NANOS, World, opened
 
-LARGE = 20_000
-GROWTH_BYTES = 60_000_000
+LARGE = 8_000
+GROWTH_BYTES = 30_000_000
 SLOWEST_LINES_PER_SECOND = 500
 
 
