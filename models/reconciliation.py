@@ -14,6 +14,7 @@ class TotalsSource(StrEnum):
 
     BATCHES = "batches"  # the provider's batch objects; the subject is the batch's id there
     METER = "meter"  # what the provider metered in a day; the subject is a model's lane
+    REPORTS = "reports"  # the provider's usage reports; the subject is a model's lane
 
 
 class Reconciliation(Base):

@@ -108,8 +108,12 @@ class Settings(BaseSettings):
 
     openai_api_key: SecretStr | None = None
     openai_base_url: HttpUrl = PROVIDER_BASE_URLS["openai"]
+    openai_admin_key: SecretStr | None = None
+    openai_project_id: str | None = None
     anthropic_api_key: SecretStr | None = None
     anthropic_base_url: HttpUrl = PROVIDER_BASE_URLS["anthropic"]
+    anthropic_admin_key: SecretStr | None = None
+    anthropic_workspace_id: str | None = None
     gemini_api_key: SecretStr | None = None
     gemini_base_url: HttpUrl = PROVIDER_BASE_URLS["gemini"]
     mistral_api_key: SecretStr | None = None

@@ -39,8 +39,12 @@ def _cap(amount: Any) -> int:
 
 
 Name = Annotated[StrictStr, Field(max_length=200, pattern=r"^[^\x00]*$")]
-Scopes = Annotated[frozenset[Scope], Field(min_length=1)]
-Models = Annotated[frozenset[StrictStr], Field(min_length=1, max_length=100)]
+_ONCE_OR_MORE = {"uniqueItems": False}
+"""What is named twice counts once."""
+Scopes = Annotated[frozenset[Scope], Field(min_length=1, json_schema_extra=_ONCE_OR_MORE)]
+Models = Annotated[
+    frozenset[StrictStr], Field(min_length=1, max_length=100, json_schema_extra=_ONCE_OR_MORE)
+]
 RequestsPerMinute = Annotated[StrictInt, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
 OverlapSeconds = Annotated[
     StrictInt, Field(ge=0, le=LONGEST_OVERLAP_SECONDS), BeforeValidator(_whole)

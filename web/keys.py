@@ -216,8 +216,8 @@ def _ended() -> ApiError:
 
 
 def _too_high(error: LimitTooHigh) -> ApiError:
-    message = f"More than {error.most} requests a minute are the service's operator's to give."
-    return ApiError(403, message, param="requests_per_minute")
+    message = f"'requests_per_minute' may be {error.most} at most: more is the operator's to give."
+    return ApiError(400, message, param="requests_per_minute")
 
 
 def _json(body: object) -> Response:

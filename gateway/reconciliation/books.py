@@ -14,7 +14,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from gateway.billing.prices import LARGEST_NANOS
-from gateway.reconciliation.meter import Where
+from gateway.reconciliation.counters import Where
 from gateway.reconciliation.verdicts import NO_TOKENS, Booked, Tokens
 from models import ids
 

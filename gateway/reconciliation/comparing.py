@@ -1,4 +1,4 @@
-"""The comparing itself: a provider's batches and a meter's days, each against the books."""
+"""The comparing itself: a provider's batches and its days, each against the books."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from gateway.providers.dialect import (
 )
 from gateway.reconciliation import books, records, suspended
 from gateway.reconciliation.books import BatchBooks
-from gateway.reconciliation.meter import Meter, MeterError, Where
+from gateway.reconciliation.counters import Counter, CounterError, Where
 from gateway.reconciliation.records import Comparison
 from gateway.reconciliation.suspended import Remainder
 from gateway.reconciliation.verdicts import NO_TOKENS, Booked, Tokens, Told, divide
@@ -47,7 +47,7 @@ class Providers:
     credentials: Mapping[tuple[str, str], Credential]
     catalogue: Catalogue
     note_strays: Strays
-    meter: Meter | None = None
+    counters: Sequence[Counter] = ()
 
 
 @dataclass(slots=True)
@@ -152,32 +152,26 @@ class Comparer:
             is_final=batch.is_final and verdict.is_clean and report.state is BatchState.ENDED,
         )
 
-    def compare_meter(self, days: int) -> None:
-        """The days of a provider that can be asked for all it counted."""
-        meter = self.providers.meter
-        if meter is None:
-            return
+    def compare_days(self, counter: Counter, days: int) -> None:
+        """The days of who can be asked for all that a provider counted."""
         with transaction(self.engine) as session:
             asked_at: datetime = session.execute(text("SELECT now()")).scalar_one()
         try:
-            counted = meter.read()
-        except MeterError as error:
-            self._not_asked("meter", str(error))
+            counted = counter.read(self.first, days)
+        except CounterError as error:
+            self._not_asked(counter.name, str(error))
             return
         for number in range(days):
             day = self.first + timedelta(days=number)
             with transaction(self.engine) as session:
-                booked, price_ids = books.read_day(session, day, asked_at)
-                metered = {
-                    where: known
-                    for where, known in booked.items()
-                    if where[0] in meter.providers.values()
-                }
-                self._compare_day(session, day, counted.get(day, {}), metered, price_ids)
+                booked, price_ids = books.read_day(session, day, asked_at - counter.lag)
+                known, sold = _as_counted(counter, booked, price_ids)
+                self._compare_day(session, counter, day, counted.get(day, {}), known, sold)
 
     def _compare_day(
         self,
         session: Session,
+        counter: Counter,
         day: date,
         counted: Mapping[Where, Told],
         booked: Mapping[Where, Booked],
@@ -193,7 +187,7 @@ class Comparer:
                 Comparison(
                     day=day,
                     provider=provider,
-                    source=TotalsSource.METER,
+                    source=counter.source,
                     model=model,
                     subject=f"{model} ({lane})",
                     told=told,
@@ -229,6 +223,21 @@ def _changed_since(report: BatchReport, batch: BatchBooks | None) -> bool:
     if batch is None:
         return datetime.now(UTC) - report.created_at < STRANGE_AFTER
     return report.state is not BatchState.ENDED and batch.booked.requests > 0
+
+
+def _as_counted(
+    counter: Counter, booked: Mapping[Where, Booked], price_ids: Mapping[Where, Sequence[str]]
+) -> tuple[dict[Where, Booked], dict[Where, Sequence[str]]]:
+    """The books as far as somebody counts the same, under the names that they are counted by."""
+    known: dict[Where, Booked] = {}
+    sold: dict[Where, Sequence[str]] = {}
+    for where, entry in booked.items():
+        provider, model, lane = where
+        if provider in counter.providers and counter.counts(model):
+            name = (provider, counter.name_of(model), lane)
+            known[name] = known.get(name, Booked()).plus(entry)
+            sold[name] = (*sold.get(name, ()), *price_ids.get(where, ()))
+    return known, sold
 
 
 def _told(report: BatchReport) -> Told:

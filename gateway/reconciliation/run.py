@@ -40,7 +40,8 @@ def reconcile(
     for credential in providers.credentials.values():
         if credential.is_house and credential.provider in providers.dialects:
             run.compare_batches(credential)
-    run.compare_meter(days)
+    for counter in providers.counters:
+        run.compare_days(counter, days)
     with transaction(engine) as session:
         after = records.off_by_model(session, first)
     _alert(outcome, before, after, tolerance_nanos)

@@ -59,6 +59,18 @@ class Booked:
     in_flight_requests: int = 0
     is_orphan: bool = False
 
+    def plus(self, other: Self) -> Self:
+        """The sum of both; neither is an orphan."""
+        return type(self)(
+            requests=self.requests + other.requests,
+            settled=self.settled.plus(other.settled),
+            settled_nanos=self.settled_nanos + other.settled_nanos,
+            near=self.near.plus(other.near),
+            aside_nanos=self.aside_nanos + other.aside_nanos,
+            in_flight_nanos=self.in_flight_nanos + other.in_flight_nanos,
+            in_flight_requests=self.in_flight_requests + other.in_flight_requests,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

@@ -24,6 +24,8 @@ REDIS_FULL_SECONDS = (3.0, 12.0)
 POSTGRES_SECONDS = (0.5, 6.0)
 SPOOL_SECONDS = (3.0, 12.0)
 EXIT_SECONDS = 30.0
+STARTING_SECONDS = 15.0
+"""How long a process may take until it has its signal handlers."""
 LOOK_SECONDS = 0.1
 GONE = ".gone"
 
@@ -72,6 +74,7 @@ class Blows:
         self._numbers = itertools.count()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._busy: set[str] = set()
+        self._started_by: dict[str, float] = {}
         self._store_away = False
 
     def fall(self, seconds: float) -> None:
@@ -163,12 +166,16 @@ class Blows:
             return
         processes.signal(name, signal.SIGKILL, group=True)
         status = processes.wait(name, EXIT_SECONDS)
+        # One that has no handler yet ends of the signal itself, and has taken nothing up.
+        if status == -signal.SIGTERM and asked_at < self._started_by.get(name, 0.0):
+            status = 0
         if (status or waited > DRAIN_SECONDS) and not self._observer.was_hindered(asked_at):
             self.wrong.append(f"{name} ended with {status} {waited:.1f} s after SIGTERM")
         self._busy.discard(name)
         self._start(name)
 
     def _start(self, name: str) -> None:
+        self._started_by[name] = time.monotonic() + STARTING_SECONDS
         self._deployment.start(name.partition("-")[0], name)
 
     def _revive(self, name: str) -> None:

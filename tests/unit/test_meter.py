@@ -9,11 +9,13 @@ import httpx
 import pytest
 
 from gateway.net.http import HttpClients
-from gateway.reconciliation.meter import Meter, MeterError
+from gateway.reconciliation.counters import CounterError
+from gateway.reconciliation.meter import Meter
 from gateway.reconciliation.verdicts import Tokens, Told
 
 Row = dict[str, Any]
 URL = "http://meter.test/rows"
+FIRST = date(2026, 11, 21)
 ROW: Row = {
     "key": "sk-ours",
     "provider": "openai",
@@ -34,7 +36,7 @@ ROW: Row = {
 def read(answer: Callable[[], httpx.Response]) -> dict[date, dict[tuple[str, str, str], Told]]:
     http = HttpClients(transport=httpx.MockTransport(lambda _request: answer()))
     try:
-        return Meter(http, URL, {"sk-ours": "openai", "sk-too": "groq"}).read()
+        return Meter(http, URL, {"sk-ours": "openai", "sk-too": "groq"}).read(FIRST, 1)
     finally:
         http.close()
 
@@ -71,7 +73,7 @@ def test_rows_of_our_keys_are_summed_by_day_model_and_lane() -> None:
     ],
 )
 def test_a_row_that_cannot_be_understood_is_not_left_out(change: Row) -> None:
-    with pytest.raises(MeterError):
+    with pytest.raises(CounterError):
         read(rows(ROW, {**ROW, **change}))
 
 
@@ -91,6 +93,6 @@ def _refuse() -> httpx.Response:
 def test_a_meter_that_does_not_answer_as_one_is_an_error(
     answer: Callable[[], httpx.Response],
 ) -> None:
-    with pytest.raises(MeterError) as raised:
+    with pytest.raises(CounterError) as raised:
         read(answer)
     assert "sk-" not in str(raised.value)

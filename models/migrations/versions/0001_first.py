@@ -464,6 +464,7 @@ def upgrade() -> None:
             sa.Enum(
                 "batches",
                 "meter",
+                "reports",
                 name="source",
                 native_enum=False,
                 create_constraint=True,
