@@ -245,9 +245,9 @@ def test_a_key_lasts_seven_days(web: Web, client: FlaskClient) -> None:
 
 
 def test_a_synchronous_call_that_repeats_one_in_flight_gets_no_second_run(
-    web: Web, customer: Customer
+    web: Web, customer: Customer, provider: SimulatorProcess
 ) -> None:
-    # All three reach the writer before the first is answered, for the hub is not left between.
+    provider.turn(latency_ms=1_000)
     calls = [
         gevent.spawn(lambda: web.client(customer).post(CHAT, json=CHAT_BODY, headers=KEYED))
         for _ in range(3)
