@@ -22,7 +22,7 @@ from web.answers import stored_response
 from web.auth import caller
 from web.documented import Answer, Parameter, documented
 from web.errors import ApiError
-from web.objects import Accepted, DeletedJob, Job, JobPage, Name, Result, Storable
+from web.objects import Accepted, DeletedJob, Job, JobPage, Result, Storable
 from web.parameters import AFTER_JOB, LIMIT, number, page_after, page_limit
 from web.serialisers import accepted_json, job_json, list_json
 from web.state import State, state
@@ -36,6 +36,11 @@ POLL_AFTER_SECONDS = 30
 IDS_MOST = 100
 DO_NOT_RETRY = {"x-should-retry": "false"}
 
+MetadataQuery = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[^\x00\[\]]+$")], Storable],
+    Field(json_schema_extra={"additionalProperties": False}),
+]
+"""Brackets are how some write a list or an object, which no value is."""
 INCLUDE = Parameter(
     "include",
     list[Literal["result"]],
@@ -95,7 +100,7 @@ def get_completion(completion_id: str) -> Response:
         Parameter("model", Storable, "Only jobs of this model, by the name that it was asked by."),
         Parameter(
             "metadata",
-            dict[Name, Storable],
+            MetadataQuery,
             "Only jobs with these pairs: `metadata[key]=value`.",
             style={"style": "deepObject", "explode": True},
         ),
@@ -241,12 +246,9 @@ def _metadata() -> dict[str, str]:
     """The pairs that `metadata[key]=value` asks for."""
     wanted: dict[str, str] = {}
     for name in request.args:
-        key = re.fullmatch(r"metadata\[(.+)\]", name, re.DOTALL)
-        # More brackets are how some write a list or an object, which no value is.
-        if key and "][" not in key[1]:
+        key = re.fullmatch(r"metadata\[([^\x00\[\]]+)\]", name)
+        if key:
             wanted[key[1]] = _text(name) or ""
-            if "\x00" in name:
-                raise ApiError(400, "A key of 'metadata' must not hold a NUL.", param="metadata")
         elif name == "metadata" or name.startswith("metadata["):
             raise ApiError(400, "Ask for metadata as 'metadata[key]=value'.", param="metadata")
     return wanted

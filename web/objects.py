@@ -72,8 +72,6 @@ class Cost(BaseModel):
 
 Storable = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """PostgreSQL's text knows no NUL."""
-Name = Annotated[str, Field(pattern=r"^[^\x00]+$")]
-"""The same, of one character at least."""
 JobId = Annotated[str, Field(pattern="^job_[0-9a-f]{32}$")]
 CompletionId = Annotated[str, Field(pattern="^chatcmpl-[0-9a-f]{32}$")]
 

@@ -145,6 +145,8 @@ worker_connections = 2000
 graceful_timeout = 25
 timeout = 60
 keepalive = 75
+# The longest that gunicorn can: a hundred ids and what else a list is asked by fit in.
+limit_request_line = 8190
 accesslog = None
 logger_class = ErrorLogger
 logconfig_dict = {

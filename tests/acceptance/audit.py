@@ -196,7 +196,15 @@ def _batches(facts: Facts) -> Iterator[str]:
         lines = [line for line in facts.batch_lines[ours["id"]] if line["status"] != "withdrawn"]
         names = "".join(f"{line['custom_id']}\n" for line in lines)
         if hashlib.sha256(names.encode()).hexdigest() != batch["custom_ids_sha256"]:
-            yield f"{batch['id']} does not hold the lines of {ours['id']}"
+            served = {row["custom_id"] for row in facts.served if row["batch_id"] == batch["id"]}
+            sent = {line["custom_id"]: line["status"] for line in facts.batch_lines[ours["id"]]}
+            strange = served - sent.keys()
+            gone = {name: status for name, status in sent.items() if name not in served}
+            yield (
+                f"{batch['id']} does not hold the lines of {ours['id']}: of {len(sent)} it served "
+                f"{len(served)}, strange {sorted(strange)}, not served {gone}, withdrawn and "
+                f"served {[n for n in served if sent.get(n) == 'withdrawn']}"
+            )
     yield from (
         f"batch {each['id']} is {each['status']}"
         for each in facts.batches.values()
