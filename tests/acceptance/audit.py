@@ -193,6 +193,11 @@ def _batches(facts: Facts) -> Iterator[str]:
         if ours is None:
             yield f"{batch['id']} runs at the simulator and nobody knows it"
             continue
+        if batch["custom_ids_sha256"] is None:
+            # Cancelled before the simulator had looked into its file, so nothing of it has run.
+            if batch["status"] != "cancelled" or batch["done"]:
+                yield f"{batch['id']} was never looked into, and is {batch['status']}"
+            continue
         lines = [line for line in facts.batch_lines[ours["id"]] if line["status"] != "withdrawn"]
         names = "".join(f"{line['custom_id']}\n" for line in lines)
         if hashlib.sha256(names.encode()).hexdigest() != batch["custom_ids_sha256"]:

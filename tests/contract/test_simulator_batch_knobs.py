@@ -248,6 +248,9 @@ def test_a_batch_is_stuck_until_it_is_cancelled_or_released(
     assert caller.ended(first)["status"] == "cancelled"
     simulator.turn(stuck_validating=None)
     assert caller.ended(second)["status"] == "completed"
+    # Nobody has looked into the first one's file: there is no digest of its lines.
+    digests = {row["id"]: row["custom_ids_sha256"] for row in simulator.batches()}
+    assert (digests[first], digests[second] is None) == (None, False)
 
 
 def test_a_cancellation_loses_the_race(simulator: SimulatorProcess, caller: Caller) -> None:
