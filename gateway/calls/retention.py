@@ -3,12 +3,16 @@
 Each function takes a bounded set per transaction and says how much it found.
 """
 
+import logging
+
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from gateway.access import credentials
 from gateway.billing import ledger, suspense
 from models.session import transaction
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 1000
 KEY_DAYS = 7
@@ -73,12 +77,17 @@ def delete_old_texts(engine: Engine, retention_days: int) -> int:
 
 
 def release_expired_holds(engine: Engine) -> int:
-    """Releases what dead processes held for synchronous calls, and frees their keys."""
+    """Releases what dead processes held for synchronous calls, and frees their keys.
+
+    Their providers may bill them nevertheless, so the log tells of it.
+    """
     with transaction(engine) as session:
         hold_ids = list(session.scalars(_EXPIRED_HOLDS))
+        released = ledger.void(session, hold_ids)
         if hold_ids:
-            ledger.void(session, hold_ids)
             session.execute(_FREE_KEYS, {"hold_ids": hold_ids})
+    if released:
+        log.warning("holds.released", extra={"holds": len(released)})
     return len(hold_ids)
 
 

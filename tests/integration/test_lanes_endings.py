@@ -252,7 +252,9 @@ def test_texts_of_final_jobs_go_after_the_retention_and_their_bill_stays(world: 
     world.check_books()
 
 
-def test_what_a_dead_process_held_is_released_and_its_key_is_free_again(world: World) -> None:
+def test_what_a_dead_process_held_is_released_and_its_key_is_free_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     account = world.account(10 * HOLD_NANOS)
     dead, alive = ids.new(), ids.new()
     (job_id,) = world.accept(account=account)
@@ -275,6 +277,8 @@ def test_what_a_dead_process_held_is_released_and_its_key_is_free_again(world: W
         )
     assert retention.release_expired_holds(world.engine) == 1
     assert retention.release_expired_holds(world.engine) == 0
+    told = [record for record in caplog.records if record.message == "holds.released"]
+    assert [each.__dict__["holds"] for each in told] == [1]
     holds = {row.id: row.status for row in world.rows("SELECT id, status FROM holds")}
     assert holds == {dead: "voided", alive: "open", job_id: "open"}
     assert [row.key for row in world.rows("SELECT key FROM idempotency_keys")] == ["alive"]
