@@ -13,6 +13,9 @@ from sqlalchemy.orm import Session
 
 from gateway.calls.errors import CallError, KeyInFlight, KeyReused
 
+_EXACT_FLOAT = 2.0**53
+"""Up to here a float that is whole is that integer; beyond, several integers are one float."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -35,9 +38,20 @@ class KeyedCall:
 
 
 def digest(route: str, body: Any) -> bytes:
-    """Of the body as JSON, not as bytes: key order and spacing do not matter."""
-    canonical = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    """Of the body as JSON, not as bytes: key order, spacing and spellings do not matter."""
+    canonical = orjson.dumps(_respelt(body), option=orjson.OPT_SORT_KEYS)
     return sha256(route.encode() + b"\n" + canonical).digest()
+
+
+def _respelt(value: Any) -> Any:
+    """The value with its whole numbers as integers: 1, 1.0 and 1e0 are one number in JSON."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _respelt(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_respelt(each) for each in value]
+    return value
 
 
 _CLAIM = text(

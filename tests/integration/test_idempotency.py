@@ -267,6 +267,11 @@ def test_a_synchronous_call_that_repeats_one_in_flight_gets_no_second_run(
         ({"a": [1, 2]}, {"a": [2, 1]}, False),
         ({"a": None}, {}, False),
         ({"a": "1"}, {"a": 1}, False),
+        ({"a": 1, "b": [0]}, {"a": 1.0, "b": [-0.0]}, True),
+        ({"a": 1.5}, {"a": 1}, False),
+        ({"a": True}, {"a": 1}, False),
+        ({"a": 2**53 + 1}, {"a": 2.0**53 + 2}, False),
+        ({"a": 1e300}, {"a": 1e300}, True),
     ],
 )
 def test_the_digest_is_of_the_json_and_not_of_the_bytes(
