@@ -217,7 +217,6 @@ def register(app: Flask) -> None:
             404: "There is no such route.",
             405: "This route does not take that method.",
             413: "The request body is too large.",
-            415: "The request body must not be compressed.",
         }.get(status, HTTPStatus(status).phrase)
         headers = {}
         allowed = getattr(error, "valid_methods", None)

@@ -49,7 +49,7 @@ ARGUMENTS: Mapping[str, tuple[Any, str]] = {
 """The arguments that routes have in their paths."""
 
 ERRORS: Mapping[int, str] = {
-    400: "Malformed JSON, or a field that is missing or wrong; `param` names it.",
+    400: "Malformed or compressed JSON, or a field that is missing or wrong; `param` names it.",
     401: "No key, or one that is bad, revoked or expired.",
     402: "The balance cannot hold the ceiling price.",
     403: "The key may not do this; the message names the scope that it lacks.",
@@ -57,7 +57,6 @@ ERRORS: Mapping[int, str] = {
     405: "The route does not take that method; `Allow` names those it takes.",
     409: "The state does not allow it, or the idempotency key's first call is in flight.",
     413: "The body is over 8 MB.",
-    415: "The body is compressed.",
     422: "The idempotency key came with another body, or what was required is not possible.",
     429: "Too many requests, or a spending limit was reached; see `Retry-After`.",
     500: "A fault of ours.",
@@ -73,7 +72,7 @@ FLAT_ERRORS: Mapping[int, str] = {
 }
 """Of the routes that tell their errors flat."""
 KEYED_ERRORS = (401, 403, 429, 500, 503)
-BODY_ERRORS = (400, 413, 415)
+BODY_ERRORS = (400, 413)
 
 REQUEST_ID = "X-Request-Id"
 HEADERS: Mapping[str, tuple[Any, str]] = {
@@ -292,7 +291,7 @@ def _event(data: dict[str, Any]) -> dict[str, Any]:
 
 def error_name(status: int, *, flat: bool = False) -> str:
     """What an error's answer is called in the document: its type, where that is its own."""
-    others = {405: "method_not_allowed", 415: "unsupported_media_type"}
+    others = {405: "method_not_allowed"}
     return ("flat_" if flat else "") + (others.get(status) or TYPES[status])
 
 

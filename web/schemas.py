@@ -16,7 +16,7 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway.net.guard import URL_MAX_BYTES
 from gateway.webhooks.events import EventType
@@ -162,9 +162,9 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def read_body(request: Request) -> dict[str, Any]:
-    """The request's JSON object; raises the 400, 413, and 415 for a compressed body."""
+    """The request's JSON object; raises the 400, also for a compressed body, and the 413."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType
+        raise ApiError(400, "The request body must not be compressed.", param="Content-Encoding")
     length = request.content_length
     raw = b"" if length is not None and length > MAX_BODY_BYTES else request.get_data(cache=False)
     if max(len(raw), length or 0) > MAX_BODY_BYTES:

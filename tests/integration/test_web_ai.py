@@ -444,7 +444,7 @@ def test_every_error_of_these_routes_is_flat(
     assert flat(client.post(AI_CHAT, data=b"{")) == (400, "BAD_REQUEST")
     assert flat(client.post(AI_CHAT, data=b" " * 8_000_001)) == (413, "PAYLOAD_TOO_LARGE")
     compressed = client.post(AI_CHAT, data=b"{}", headers={"Content-Encoding": "gzip"})
-    assert flat(compressed) == (415, "BAD_REQUEST")
+    assert flat(compressed) == (400, "BAD_REQUEST")
     assert flat(post(web, customer, {**BODY, "model": "gpt-nothing"})) == (404, "NOT_FOUND")
     required = {**BODY, "require_async": True}
     assert flat(post(web, customer, required)) == (422, "UNPROCESSABLE")
