@@ -75,6 +75,14 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
         for provider, each in settings.providers.items()
         if provider in spoken and each.api_key is not None
     }
+    # Each has a circuit of its own, and no lanes.
+    spares = {
+        provider: tuple(
+            Credential(provider, f"{HOUSE}-{number}", key.get_secret_value(), each.base_url)
+            for number, key in enumerate(each.spare_keys, 2)
+        )
+        for provider, each in settings.providers.items()
+    }
     catalogue = load()
     return House(
         settings=settings,
@@ -83,7 +91,7 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
         dialects=spoken,
         credentials=credentials,
         catalogue=catalogue,
-        router=Router(catalogue, spoken, credentials),
+        router=Router(catalogue, spoken, credentials, spares),
         breakers=Breakers(),
         digest=KeyDigest(settings.secret_key.get_secret_value()),
         widget_key_digest=WidgetKeyDigest(settings.secret_key.get_secret_value()),

@@ -47,10 +47,14 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """How to reach one provider with the house's own key; `api_key` is None if there is none."""
+    """How to reach one provider with the house's own key; `api_key` is None if there is none.
+
+    `spare_keys` are for synchronous calls that the first key cannot make.
+    """
 
     api_key: SecretStr | None
     base_url: str
+    spare_keys: tuple[SecretStr, ...] = ()
 
 
 def _check_http_url(value: str) -> str:
@@ -195,9 +199,7 @@ class Settings(BaseSettings):
     def providers(self) -> dict[str, ProviderSettings]:
         """Every provider by its name, with or without a key."""
         return {
-            name: ProviderSettings(
-                api_key=getattr(self, f"{name}_api_key"), base_url=getattr(self, f"{name}_base_url")
-            )
+            name: _provider(getattr(self, f"{name}_api_key"), getattr(self, f"{name}_base_url"))
             for name in PROVIDER_BASE_URLS
         }
 
@@ -219,6 +221,13 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         sentences = [_sentence(fault["loc"], fault["type"], fault["msg"]) for fault in faults]
     # Raised outside the handler: a chained ValidationError would carry the values it refused.
     raise SettingsError(" ".join(sentences))
+
+
+def _provider(api_keys: SecretStr | None, base_url: str) -> ProviderSettings:
+    """`api_keys` may be several, with commas between them."""
+    texts = "" if api_keys is None else api_keys.get_secret_value()
+    keys = [SecretStr(each.strip()) for each in texts.split(",") if each.strip()]
+    return ProviderSettings(keys[0] if keys else None, base_url, tuple(keys[1:]))
 
 
 def _check_scheme(url: SecretStr, schemes: tuple[str, ...]) -> SecretStr:

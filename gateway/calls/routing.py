@@ -12,6 +12,7 @@ from gateway.catalogue.catalogue import Catalogue, Model, Offer
 from gateway.providers.dialect import HOUSE, Credential, Dialect, Endpoint
 
 NO_OWN_KEYS: Mapping[str, Credential] = MappingProxyType({})
+NO_SPARES: Mapping[str, tuple[Credential, ...]] = MappingProxyType({})
 
 ENDPOINT_OF_KIND = {"chat": Endpoint.CHAT_COMPLETIONS, "embedding": Endpoint.EMBEDDINGS}
 
@@ -43,6 +44,8 @@ class Router:
 
     `own` are the caller's own credentials, by provider. A model that one of them serves is called
     with those and no other: who brings a key is never charged for another provider unasked.
+    `spares` are further keys of the house, by provider: what the first cannot do they are asked
+    for, before another provider is.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class Router:
         catalogue: Catalogue,
         dialects: Mapping[str, Dialect],
         credentials: Mapping[tuple[str, str], Credential],
+        spares: Mapping[str, tuple[Credential, ...]] = NO_SPARES,
     ) -> None:
         self._catalogue = catalogue
         self._dialects = dialects
         self._credentials = credentials
+        self._spares = spares
         self._served: dict[frozenset[str], Mapping[str, Model]] = {}
 
     def route(
@@ -88,14 +93,22 @@ class Router:
             dialect = self._dialects[offer.provider]
             field = dialect.unsupported(endpoint, dict(body))
             if field is None:
-                credential = own.get(offer.provider) or self._credentials[offer.provider, HOUSE]
-                routes.append(Route(name, model, offer, dialect, credential))
+                routes += [
+                    Route(name, model, offer, dialect, each)
+                    for each in self._keys(offer.provider, own)
+                ]
             else:
                 refused.append(field)
         if not routes:
             field = refused[0]
             raise InvalidField(field, f"'{field}' is not supported with the model '{name}'.")
         return tuple(routes)
+
+    def _keys(self, provider: str, own: Mapping[str, Credential]) -> tuple[Credential, ...]:
+        """What a call may be made with at a provider, the one to be tried first at the head."""
+        if provider in own:
+            return (own[provider],)
+        return (self._credentials[provider, HOUSE], *self._spares.get(provider, ()))
 
     def models(self, own: Mapping[str, Credential] = NO_OWN_KEYS) -> list[Model]:
         """The models that a configured provider serves, with the offers that a call may use."""

@@ -111,7 +111,7 @@ HOUSE = "house"
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """How to reach one provider account. `name` is `house` for our own key.
+    """How to reach one provider account. `name` is `house` for our own key, `house-2` for a spare.
 
     `key` is its API key or, where that is kept sealed, what opens it each time it is needed.
     """
@@ -129,7 +129,7 @@ class Credential:
     @property
     def is_house(self) -> bool:
         """Whether we pay for what is done with it."""
-        return self.name == HOUSE
+        return self.name == HOUSE or self.name.startswith(f"{HOUSE}-")
 
     def __repr__(self) -> str:
         return f"Credential(provider={self.provider!r}, name={self.name!r})"

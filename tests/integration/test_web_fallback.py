@@ -74,6 +74,32 @@ def test_the_next_provider_serves_and_is_the_one_that_is_settled(
     assert first.offer.provider == "groq"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_spare_key_serves_where_the_first_is_refused_before_another_provider_is_asked(
+    database_url: str, redis_url: str, provider: SimulatorProcess, stream: bool
+) -> None:
+    hosts = {
+        "groq_api_key": "sim-groq, sim-spare",
+        "groq_base_url": provider.openai_url,
+        "together_api_key": "sim-together",
+        "together_base_url": provider.openai_url,
+    }
+    provider.turn(revoked_keys=["sim-groq"])
+    with make_web(database_url, redis_url, None, **hosts) as web:
+        names = [route.credential.name for route in routes(web)]
+        assert names == ["house", "house-2", "house"]
+        assert all(route.credential.is_house for route in routes(web))
+        told: list[CallRecord] = []
+        web.state.observers[:] = [told.append]
+        response = web.client(web.customer()).post(CHAT, json={**BODY, "stream": stream})
+        assert (response.status_code, MODEL in response.text) == (200, True)
+        web.assert_books_are_clean()
+        assert web.column(SETTLED) == [f"groq {routes(web)[1].offer.model}"]
+    (record,) = told
+    attempts = [(each.provider, each.http_status) for each in record.attempts]
+    assert attempts == [("groq", 401), ("groq", 200)]
+
+
 class OneIsDearer(Router):
     """Routes of which the last costs twice what the data set says."""
 

@@ -111,6 +111,16 @@ def test_without_a_key_of_ones_own_the_house_serves(router: Router) -> None:
     assert served_by(router, "gpt-4o-mini", {"groq": OWN}) == [("openai", HOUSE)]
 
 
+def test_spare_keys_of_the_house_come_after_its_first_and_beside_no_key_of_ones_own() -> None:
+    spoken, house = dialects(HttpClients()), Credential("openai", HOUSE, "sk-1", "http://x.test")
+    spares = {"openai": (Credential("openai", "house-2", "sk-2", "http://x.test"),)}
+    router = Router(load(), spoken, {("openai", HOUSE): house}, spares)
+    served = served_by(router, "gpt-4o-mini", {})
+    assert served == [("openai", HOUSE), ("openai", "house-2")]
+    own = Credential("openai", "acct_7:v1", "sk-own", "http://x.test")
+    assert served_by(router, "gpt-4o-mini", {"openai": own}) == [("openai", "acct_7:v1")]
+
+
 def test_a_model_that_ones_own_key_serves_is_called_with_that_and_no_other(router: Router) -> None:
     everywhere = router.models({"groq": OWN, "together": own_at("together")})
     served = {model.id: {offer.provider for offer in model.offers} for model in everywhere}

@@ -101,6 +101,14 @@ def test_each_provider_has_a_base_url_and_a_key_only_if_it_is_set() -> None:
     groq = loaded.providers["groq"]
     assert groq.api_key is not None
     assert groq.api_key.get_secret_value() == "gsk-1"
+    assert groq.spare_keys == ()
+
+
+def test_a_provider_may_have_several_keys_the_first_of_which_is_the_one() -> None:
+    groq = load(GROQ_API_KEY="gsk-1, gsk-2,,gsk-3,").providers["groq"]
+    assert groq.api_key is not None
+    told = [key.get_secret_value() for key in (groq.api_key, *groq.spare_keys)]
+    assert told == ["gsk-1", "gsk-2", "gsk-3"]
     assert groq.base_url == "https://api.groq.com/openai/v1"
 
 
