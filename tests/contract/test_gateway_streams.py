@@ -32,7 +32,7 @@ BODY: dict[str, Any] = {
 }
 SHOWN: Any = {"include_usage": True}
 WEATHER: Any = {"type": "function", "function": {"name": "weather"}}
-MANY = 200
+MANY = 500
 IDLE_MILLISECONDS = 3_000
 SETTLED_SECONDS = 20.0
 TOKENS = ("input_uncached", "cache_read", "cache_write_short", "cache_write_long", "output")
