@@ -50,6 +50,7 @@ def assert_all_four(got: dict[str, Any]) -> None:
     assert got["embeddings"] == [1536, 1536]
 
 
+@pytest.mark.promise("N52")
 def test_langchain_chats_streams_calls_tools_and_embeds(gateway: Deployment) -> None:
     script = str(SCRIPTS / "frameworks" / "langchain_calls.py")
     got = run(gateway, str(PYTHON), script, OPENAI_MODEL)
@@ -60,11 +61,13 @@ def test_langchain_chats_streams_calls_tools_and_embeds(gateway: Deployment) -> 
     assert got["async_text"] == "", "a job that is queued has no text yet"
 
 
+@pytest.mark.promise("N52")
 def test_llamaindex_chats_streams_calls_tools_and_embeds(gateway: Deployment) -> None:
     script = str(SCRIPTS / "frameworks" / "llamaindex_calls.py")
     assert_all_four(run(gateway, str(PYTHON), script, OPENAI_MODEL))
 
 
+@pytest.mark.promise("N51", "M7")
 @needs_node
 @pytest.mark.parametrize("model", [OPENAI_MODEL, ANTHROPIC_MODEL])
 def test_the_sdk_for_node_does_all_that_the_one_for_python_does(
@@ -86,6 +89,7 @@ def test_the_sdk_for_node_does_all_that_the_one_for_python_does(
     assert got["async_kept"] == got["async_id"]
 
 
+@pytest.mark.promise("N52")
 @needs_node
 @pytest.mark.parametrize("model", [OPENAI_MODEL, ANTHROPIC_MODEL])
 def test_the_vercel_ai_sdk_chats_streams_calls_tools_and_embeds(

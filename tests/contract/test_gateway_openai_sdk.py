@@ -152,6 +152,7 @@ def test_asynchronous_embeddings_parse(client: OpenAI, submitted: Submitted, enc
     assert result == job["result"]
 
 
+@pytest.mark.promise("N1", "N50", "M6")
 @pytest.mark.parametrize("model", [OPENAI_MODEL, ANTHROPIC_MODEL, "gpt-4o-mini"])
 def test_an_ordinary_chat_is_answered(client: OpenAI, model: str) -> None:
     raw = client.chat.completions.with_raw_response.create(model=model, messages=says("morning"))
@@ -165,6 +166,7 @@ def test_an_ordinary_chat_is_answered(client: OpenAI, model: str) -> None:
     assert float(raw.headers["x-cost-usd"]) > 0
 
 
+@pytest.mark.promise("N53")
 @pytest.mark.parametrize("model", [OPENAI_MODEL, ANTHROPIC_MODEL])
 def test_tools_are_called_and_answered(client: OpenAI, model: str) -> None:
     messages = says("what is the weather in Berlin?")
@@ -186,6 +188,7 @@ def test_tools_are_called_and_answered(client: OpenAI, model: str) -> None:
     assert told.choices[0].finish_reason in ("stop", "tool_calls")
 
 
+@pytest.mark.promise("N53")
 @pytest.mark.parametrize("model", [OPENAI_MODEL, ANTHROPIC_MODEL])
 def test_a_schema_is_parsed(client: OpenAI, model: str) -> None:
     answer = client.chat.completions.parse(

@@ -46,6 +46,7 @@ def client(gateway: Deployment) -> Iterator[OpenAI]:
         yield made
 
 
+@pytest.mark.promise("N50")
 @each_model
 def test_a_stream_says_what_an_answer_does_and_counts_the_same(client: OpenAI, model: str) -> None:
     whole = client.chat.completions.create(model=model, messages=says("tell me"))

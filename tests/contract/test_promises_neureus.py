@@ -63,12 +63,14 @@ def events(client: httpx.Client, **fields: Any) -> list[Json]:
     return [orjson.loads(each.removeprefix("data: ")) for each in told]
 
 
+@pytest.mark.promise("E1", "E3", "E13", "E14")
 def test_the_llama_answers_a_chat_that_names_no_model(client: httpx.Client) -> None:
     answer = chat(client)
     assert answer["model"] == "meta-llm"
     assert echo(QUESTION) in answer["text"]
 
 
+@pytest.mark.promise("E22", "E23", "E26", "E27", "E28", "E29", "E30", "E31", "E38", "E39")
 @pytest.mark.parametrize("model", ["meta-llm", CLAUDE, "gpt-4o-mini"])
 def test_an_answer_has_every_field_of_the_page(client: httpx.Client, model: str) -> None:
     answer = chat(client, model=model)
@@ -87,6 +89,7 @@ def test_an_answer_has_every_field_of_the_page(client: httpx.Client, model: str)
     assert answer["costUsd"] > 0
 
 
+@pytest.mark.promise("E12", "E32", "E33", "E34")
 @pytest.mark.parametrize("model", ["meta-llm", CLAUDE])
 def test_a_stream_is_deltas_and_an_end_that_counts(client: httpx.Client, model: str) -> None:
     *told, last = events(client, model=model)
@@ -101,11 +104,13 @@ def test_a_stream_is_deltas_and_an_end_that_counts(client: httpx.Client, model: 
     assert last["outputTokens"] > 0
 
 
+@pytest.mark.promise("E12", "E16")
 def test_a_chat_is_not_streamed_unless_that_is_asked_for(client: httpx.Client) -> None:
     response = client.post(CHAT, json={"messages": ASKS})
     assert response.headers["content-type"] == "application/json"
 
 
+@pytest.mark.promise("E18", "E19")
 @pytest.mark.parametrize("name", ["maxTokens", "max_tokens"])
 def test_either_name_bounds_the_tokens(client: httpx.Client, name: str) -> None:
     answer = chat(client, model="gpt-4o-mini", **{name: 2})
@@ -113,6 +118,7 @@ def test_either_name_bounds_the_tokens(client: httpx.Client, name: str) -> None:
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.promise("E20")
 def test_the_system_prompt_is_put_before_the_messages(client: httpx.Client) -> None:
     system = {"role": "system", "content": "Be brief."}
     prompted = chat(client, model="gpt-4o-mini", systemPrompt="Be brief.")
@@ -121,6 +127,7 @@ def test_the_system_prompt_is_put_before_the_messages(client: httpx.Client) -> N
     assert prompted["inputTokens"] > chat(client, model="gpt-4o-mini")["inputTokens"]
 
 
+@pytest.mark.promise("E17")
 @pytest.mark.parametrize(("temperature", "status"), [(0, 200), (2, 200), (2.1, 400), (-1, 400)])
 def test_the_temperature_is_between_0_and_2(
     client: httpx.Client, temperature: float, status: int
@@ -129,6 +136,7 @@ def test_the_temperature_is_between_0_and_2(
     assert client.post(CHAT, json=body).status_code == status
 
 
+@pytest.mark.promise("E21")
 def test_a_call_that_can_wait_costs_half_and_is_polled_to_the_same_answer(
     client: httpx.Client,
 ) -> None:
@@ -150,6 +158,7 @@ def test_a_call_that_can_wait_costs_half_and_is_polled_to_the_same_answer(
     assert done["costUsd"] == pytest.approx(now["costUsd"] / 2, abs=1e-9)
 
 
+@pytest.mark.promise("E21")
 def test_a_model_without_a_batch_price_is_answered_at_once_and_says_so(
     client: httpx.Client,
 ) -> None:
@@ -157,6 +166,7 @@ def test_a_model_without_a_batch_price_is_answered_at_once_and_says_so(
     assert (response.status_code, response.headers["x-async-ineligible"]) == (200, "model")
 
 
+@pytest.mark.promise("E37")
 def test_a_surface_that_is_named_tags_the_request(
     gateway: Deployment, client: httpx.Client
 ) -> None:
@@ -171,6 +181,7 @@ def test_a_surface_that_is_named_tags_the_request(
     until(tagged, LOGGED_SECONDS, "the request is in the log with its tag")
 
 
+@pytest.mark.promise("E24")
 def test_tools_and_the_other_fields_of_openai_work(client: httpx.Client) -> None:
     function = {"name": "weather", "parameters": {"type": "object"}}
     fields: Json = {
@@ -182,12 +193,14 @@ def test_tools_and_the_other_fields_of_openai_work(client: httpx.Client) -> None
     assert answer["toolCalls"][0]["function"]["name"] == "weather"
 
 
+@pytest.mark.promise("E5")
 def test_embeddings_are_made(client: httpx.Client) -> None:
     answer = client.post(EMBEDDINGS, json={"input": "edge"}).raise_for_status().json()
     assert len(answer["data"][0]["embedding"]) == 1536
     assert answer["inputTokens"] > 0
 
 
+@pytest.mark.promise("E4", "E39", "E40", "E43", "E44", "E45", "E46", "E47", "E48")
 def test_a_listed_model_has_every_field_of_the_page(client: httpx.Client) -> None:
     response = client.get(MODELS).raise_for_status()
     assert "max-age=300" in response.headers["cache-control"]
@@ -207,6 +220,7 @@ def test_a_listed_model_has_every_field_of_the_page(client: httpx.Client) -> Non
     assert {"streaming", "tool_use"} <= set(claude["supportedFeatures"])
 
 
+@pytest.mark.promise("E41", "E42")
 @pytest.mark.parametrize(
     "query",
     [{"provider": "openai"}, {"provider": "anthropic"}, {"type": "reasoning"}, {"type": "chat"}],
@@ -218,11 +232,13 @@ def test_models_are_filtered(client: httpx.Client, query: dict[str, str]) -> Non
     assert {model[name] for model in models} == {value}
 
 
+@pytest.mark.promise("E41")
 def test_a_provider_that_is_not_configured_has_no_models(client: httpx.Client) -> None:
     response = client.get(MODELS, params={"provider": "workers-ai"})
     assert response.raise_for_status().json() == {"models": []}
 
 
+@pytest.mark.promise("E15")
 @pytest.mark.parametrize(
     ("fields", "status", "word"),
     [
@@ -238,6 +254,7 @@ def test_errors_are_flat(client: httpx.Client, fields: Json, status: int, word: 
     assert response.json().keys() == {"error", "message"}
 
 
+@pytest.mark.promise("E10", "E11", "E53", "E54", "E55")
 def test_a_page_chats_with_a_key_that_opens_nothing_else_until_it_is_revoked(
     gateway: Deployment, client: httpx.Client
 ) -> None:
@@ -265,6 +282,7 @@ def test_a_page_chats_with_a_key_that_opens_nothing_else_until_it_is_revoked(
         assert {answer.status_code for answer in answers} == {401}
 
 
+@pytest.mark.promise("E2")
 def test_every_route_needs_a_key(gateway: Deployment) -> None:
     for method, path in (("POST", CHAT), ("GET", MODELS), ("POST", EMBEDDINGS)):
         response = httpx.request(method, gateway.base_url + path, json={}, trust_env=False)

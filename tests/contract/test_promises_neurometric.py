@@ -101,6 +101,7 @@ def chat(client: httpx.Client, **fields: Any) -> httpx.Response:
     return client.post(CHAT, json={**EXAMPLE, **fields})
 
 
+@pytest.mark.promise("M1", "M2", "M3", "M4", "M36")
 def test_code_for_openai_works_once_base_url_and_key_are_changed(
     gateway: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,9 @@ def test_code_for_openai_works_once_base_url_and_key_are_changed(
     assert echo("Hello!") in (response.choices[0].message.content or "")
 
 
+@pytest.mark.promise(
+    "M5", "M8", "M16", "M17", "M18", "M19", "M20", "M21", "M22", "M23", "M24", "M29"
+)
 def test_the_example_is_answered_as_the_published_types_say(client: httpx.Client) -> None:
     response = chat(client).raise_for_status()
     answer = ChatCompletionResponse.model_validate_json(response.content)
@@ -119,6 +123,7 @@ def test_the_example_is_answered_as_the_published_types_say(client: httpx.Client
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
+@pytest.mark.promise("M9", "M10", "M11", "M13")
 @pytest.mark.parametrize(
     "model",
     [
@@ -151,6 +156,7 @@ def full_router() -> Iterator[Router]:
     http.close()
 
 
+@pytest.mark.promise("M10", "M11", "M12", "M13", "M14")
 @pytest.mark.parametrize(
     ("name", "provider"),
     [
@@ -171,6 +177,7 @@ def test_every_maker_that_the_page_names_is_served(
     assert model.offers[0].provider == provider
 
 
+@pytest.mark.promise("M15")
 def test_more_than_100_names_are_served(full_router: Router) -> None:
     models = full_router.models()
     bare = {model.id.partition("/")[2] for model in models}
@@ -180,6 +187,7 @@ def test_more_than_100_names_are_served(full_router: Router) -> None:
     assert all(full_router.find(name) is not None for name in names)
 
 
+@pytest.mark.promise("M30", "M31")
 def test_every_request_is_tracked_without_any_set_up(
     gateway: Deployment, client: httpx.Client
 ) -> None:
@@ -210,6 +218,7 @@ def test_every_request_is_tracked_without_any_set_up(
     assert (failed[0], failed[3], failed[4]) == ("gpt-4o-mini", 0, None)
 
 
+@pytest.mark.promise("M25", "M26")
 def test_errors_have_a_message_a_type_and_a_code(gateway: Deployment, client: httpx.Client) -> None:
     error = chat(client, model="gpt-nothing").json()["error"]
     assert error.keys() >= {"message", "type", "code"}

@@ -83,6 +83,7 @@ def error_of(response: httpx.Response, status: int, error_type: str) -> Json:
 # Authentication.
 
 
+@pytest.mark.promise("N8", "N9")
 @pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
 def test_a_key_is_passed_in_either_header(gateway: Deployment, header: str) -> None:
     key = gateway.accounts[0].api_key
@@ -91,12 +92,14 @@ def test_a_key_is_passed_in_either_header(gateway: Deployment, header: str) -> N
     assert response.status_code == 200
 
 
+@pytest.mark.promise("N7", "N10", "N30")
 @pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", MODELS)])
 def test_every_request_needs_a_key(gateway: Deployment, method: str, path: str) -> None:
     response = httpx.request(method, f"{gateway.base_url}{path}", json=BODY, trust_env=False)
     error_of(response, 401, "unauthorized")
 
 
+@pytest.mark.promise("N3", "N4")
 def test_a_key_has_32_characters_behind_its_prefix(newcomer: Newcomer) -> None:
     assert re.fullmatch(r"sk-op-[0-9A-Za-z]{32}", newcomer.api_key)
 
@@ -104,6 +107,7 @@ def test_a_key_has_32_characters_behind_its_prefix(newcomer: Newcomer) -> None:
 # Chat completions.
 
 
+@pytest.mark.promise("N2", "N11", "N23")
 @pytest.mark.parametrize("model", [MODEL, "anthropic/claude-sonnet-4", "meta-llama/llama-3-70b"])
 def test_the_models_that_the_page_names_answer_under_those_names(
     client: httpx.Client, model: str
@@ -113,6 +117,7 @@ def test_the_models_that_the_page_names_answer_under_those_names(
     assert echo("Hello!") in answer["choices"][0]["message"]["content"]
 
 
+@pytest.mark.promise("N13", "N20", "N21", "N22", "N24", "N25")
 def test_a_completion_has_the_shape_of_the_page(client: httpx.Client) -> None:
     answer = chat(client).raise_for_status().json()
     assert answer["id"].startswith("chatcmpl-")
@@ -126,12 +131,14 @@ def test_a_completion_has_the_shape_of_the_page(client: httpx.Client) -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 0
 
 
+@pytest.mark.promise("N12")
 def test_system_user_and_assistant_speak(client: httpx.Client) -> None:
     roles = ("system", "user", "assistant", "user")
     messages = [{"role": role, "content": f"{role} says"} for role in roles]
     assert chat(client, messages=messages).status_code == 200
 
 
+@pytest.mark.promise("N13", "N14", "N15", "N16", "N17", "N18", "N19")
 @pytest.mark.parametrize(
     ("field", "taken", "refused"),
     [
@@ -157,6 +164,7 @@ def test_a_parameter_is_taken_within_its_bounds_and_refused_by_its_name_beyond_t
         assert f"'{field}" in error["message"]
 
 
+@pytest.mark.promise("N11", "N12", "N43")
 @pytest.mark.parametrize("field", ["model", "messages"])
 def test_what_is_required_is_missed_by_its_name(client: httpx.Client, field: str) -> None:
     body = {name: value for name, value in BODY.items() if name != field}
@@ -164,12 +172,14 @@ def test_what_is_required_is_missed_by_its_name(client: httpx.Client, field: str
     assert (error["param"], error["message"]) == (field, f"'{field}' is required.")
 
 
+@pytest.mark.promise("N15")
 def test_max_tokens_bounds_what_is_generated(client: httpx.Client) -> None:
     answer = chat(client, max_tokens=2).raise_for_status().json()
     assert answer["usage"]["completion_tokens"] <= 2
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
+@pytest.mark.promise("N26", "N27", "N28", "N29")
 def test_a_stream_has_the_shape_of_the_page(client: httpx.Client) -> None:
     with client.stream("POST", CHAT, json={**BODY, "stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -192,6 +202,7 @@ def test_a_stream_has_the_shape_of_the_page(client: httpx.Client) -> None:
 # Models and money.
 
 
+@pytest.mark.promise("N30", "N31", "N32", "N33", "N34")
 def test_models_are_listed_with_prices_and_windows(client: httpx.Client) -> None:
     listed = client.get(MODELS).raise_for_status().json()
     assert listed["object"] == "list"
@@ -205,6 +216,7 @@ def test_models_are_listed_with_prices_and_windows(client: httpx.Client) -> None
     assert gpt["context_length"] == 128_000
 
 
+@pytest.mark.promise("N6", "N33")
 def test_the_balance_is_debited_for_each_request_at_the_listed_price(
     gateway: Deployment, newcomer: Newcomer
 ) -> None:
@@ -236,6 +248,7 @@ def test_the_balance_is_debited_for_each_request_at_the_listed_price(
 # Limits.
 
 
+@pytest.mark.promise("N38", "N39", "N40", "N47")
 def test_a_key_may_spend_100_dollars_a_day_unless_it_is_told_otherwise_and_1000_a_month(
     gateway: Deployment, newcomer: Newcomer
 ) -> None:
@@ -252,6 +265,7 @@ def test_a_key_may_spend_100_dollars_a_day_unless_it_is_told_otherwise_and_1000_
         assert chat(client, model="gpt-4o-mini", max_tokens=OVER_A_DAY).status_code != 429
 
 
+@pytest.mark.promise("N35", "N37", "N40", "N41", "N47")
 def test_a_key_makes_60_requests_a_minute_and_is_told_when_it_may_make_the_next(
     gateway: Deployment, newcomer: Newcomer
 ) -> None:
@@ -269,29 +283,35 @@ def test_a_key_makes_60_requests_a_minute_and_is_told_when_it_may_make_the_next(
 # Errors.
 
 
+@pytest.mark.promise("N42", "N43")
 def test_a_body_that_is_malformed_is_a_bad_request(client: httpx.Client) -> None:
     error_of(client.post(CHAT, content=b'{"model":'), 400, "bad_request")
 
 
+@pytest.mark.promise("N42", "N44")
 def test_an_invalid_key_is_told_so_in_the_words_of_the_page(gateway: Deployment) -> None:
     with gateway.client("sk-ng-your-api-key") as stranger:
         error = error_of(stranger.get(MODELS), 401, "unauthorized")
     assert error["message"] == "Invalid API key. Please check your key and try again."
 
 
+@pytest.mark.promise("N45")
 def test_a_balance_that_is_too_low_is_insufficient_funds(client: httpx.Client) -> None:
     error_of(chat(client, max_tokens=10**12), 402, "insufficient_funds")
 
 
+@pytest.mark.promise("N46")
 @pytest.mark.parametrize("path", [MODELS + "/gpt-nothing", "/v1/jobs/job_1", "/v1/nothing"])
 def test_a_resource_that_does_not_exist_is_not_found(client: httpx.Client, path: str) -> None:
     error_of(client.get(path), 404, "not_found")
 
 
+@pytest.mark.promise("N46")
 def test_a_model_that_does_not_exist_is_not_found(client: httpx.Client) -> None:
     error_of(chat(client, model="openai/gpt-nothing"), 404, "not_found")
 
 
+@pytest.mark.promise("N49")
 def test_an_error_of_the_provider_is_an_upstream_error(
     gateway: Deployment, client: httpx.Client
 ) -> None:

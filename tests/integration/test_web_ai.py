@@ -140,6 +140,7 @@ def test_a_chat_without_a_model_is_answered_by_the_llama_to_the_letter(
     web.assert_books_are_clean()
 
 
+@pytest.mark.promise("E24", "E25")
 def test_a_tool_call_and_the_reasoning_are_told_besides_the_text(
     web: Web, customer: Customer
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_wrong_field_is_named_as_its_caller_wrote_it(
     assert f"'{named}'" in response.get_json()["message"]
 
 
+@pytest.mark.promise("E35", "E36")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -547,6 +549,7 @@ class CountingRouter(Router):
         return self._router.models(own)
 
 
+@pytest.mark.promise("E48")
 def test_the_list_of_models_is_kept_for_five_minutes(web: Web, customer: Customer) -> None:
     parts = web.state
     router = CountingRouter(parts.house.router)

@@ -367,6 +367,7 @@ def test_what_the_provider_refuses_is_a_bad_request_with_its_message(
     assert provider.meter() == []
 
 
+@pytest.mark.promise("N48", "M28")
 def test_our_own_mistake_is_an_internal_error_that_tells_nothing(
     worker_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,7 @@ def shown(response: TestResponse) -> tuple[str, str]:
     )
 
 
+@pytest.mark.promise("N37", "N41", "M27")
 def test_the_sixty_first_call_of_a_minute_is_refused_and_told_when_to_come_back(web: Web) -> None:
     customer = web.customer(requests_per_minute=None)
     answers = at_once([lambda: get(web, customer) for _ in range(61)])

@@ -64,6 +64,7 @@ def test_a_wrong_token_reads_nothing(measured: Web) -> None:
     assert error_of(measured.client(measured.customer()).get("/metrics"))["code"] == 401
 
 
+@pytest.mark.promise("M33")
 def test_requests_calls_tokens_and_money_are_counted(measured: Web) -> None:
     client = measured.client(measured.customer())
     answer = client.post(CHAT, json=CHAT_BODY)

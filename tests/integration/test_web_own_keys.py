@@ -76,6 +76,7 @@ def own_key(web: Web, customer: Customer) -> OwnKey:
     return key
 
 
+@pytest.mark.promise("E6", "E7", "E8", "E9", "E51", "E52")
 def test_a_key_is_put_listed_rotated_and_deleted(web: Web, customer: Customer) -> None:
     assert listed(web, customer) == []
     assert put(web, customer).get_json() == {"provider": "openai", "configured": True}
@@ -123,6 +124,7 @@ def test_keys_put_at_the_same_time_leave_one_and_no_version_twice(
     assert web.column("SELECT version FROM provider_keys WHERE replaced_at IS NULL") == [8]
 
 
+@pytest.mark.promise("E50")
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "groq", "deepseek"])
 def test_every_provider_takes_a_key(web: Web, customer: Customer, provider: str) -> None:
     assert put(web, customer, provider).status_code == 200
@@ -399,6 +401,7 @@ def everything_stored(web: Web) -> str:
     return "\n".join(row for found in rows for row in found)
 
 
+@pytest.mark.promise("E49")
 def test_a_planted_key_is_found_nowhere(
     web: Web, customer: Customer, provider: SimulatorProcess, redis_url: str, tmp_path: Any
 ) -> None:

@@ -39,6 +39,7 @@ def two_jobs_and_a_call(web: Web, customer: Customer) -> None:
     web.settled()
 
 
+@pytest.mark.promise("M32")
 def test_costs_are_what_was_paid_and_what_it_would_have_cost(web: Web, customer: Customer) -> None:
     two_jobs_and_a_call(web, customer)
     told = report(web, customer, "costs", "group_by=lane,surface")
@@ -66,6 +67,7 @@ def test_costs_are_what_was_paid_and_what_it_would_have_cost(web: Web, customer:
     assert told["total"]["calls"] == 3
 
 
+@pytest.mark.promise("M31")
 def test_usage_counts_every_token_once(web: Web, customer: Customer) -> None:
     two_jobs_and_a_call(web, customer)
     told = report(web, customer, "usage")
@@ -110,6 +112,7 @@ def test_what_a_page_was_charged_is_under_its_publishable_key(web: Web, customer
     assert report(web, customer, "usage", query)["total"]["calls"] == 1
 
 
+@pytest.mark.promise("M32")
 def test_days_are_told_newest_first_and_only_those_that_are_asked_for(
     web: Web, customer: Customer
 ) -> None:
