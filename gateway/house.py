@@ -21,7 +21,7 @@ from gateway.providers import dialects
 from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import HOUSE, Credential, Dialect
 from models.session import connect
-from settings import Settings
+from settings import ProviderSettings, Settings, SettingsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,21 @@ class House:
         self.engine.dispose()
 
 
-def build(settings: Settings, *, name: str, pool_size: int) -> House:
-    """The house for one process. `name` is what its database connections are called."""
-    http = HttpClients()
-    spoken = dialects(http)
+def build(
+    settings: Settings, *, name: str, pool_size: int, catalogue: Catalogue | None = None
+) -> House:
+    """The house for one process. `name` is what its database connections are called.
+
+    Raises SettingsError if a key is for a provider whose address nobody knows.
+    """
+    http, catalogue = HttpClients(), catalogue or load()
+    providers = _providers(settings, catalogue)
+    spoken = dialects(http, catalogue.base_urls())
     credentials = {
         (provider, HOUSE): Credential(
             provider, HOUSE, each.api_key.get_secret_value(), each.base_url
         )
-        for provider, each in settings.providers.items()
+        for provider, each in providers.items()
         if provider in spoken and each.api_key is not None
     }
     # Each has a circuit of its own, and no lanes.
@@ -81,9 +87,8 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
             Credential(provider, f"{HOUSE}-{number}", key.get_secret_value(), each.base_url)
             for number, key in enumerate(each.spare_keys, 2)
         )
-        for provider, each in settings.providers.items()
+        for provider, each in providers.items()
     }
-    catalogue = load()
     return House(
         settings=settings,
         engine=connect(settings.sqlalchemy_url, pool_size=pool_size, name=name),
@@ -107,6 +112,18 @@ def build(settings: Settings, *, name: str, pool_size: int) -> House:
         markup_bps=markup_bps(settings.price_markup_percent),
         own_key_markup_bps=markup_bps(settings.byok_fee_percent) - BASIS_POINTS,
     )
+
+
+def _providers(settings: Settings, catalogue: Catalogue) -> dict[str, ProviderSettings]:
+    """Every provider, those that only the catalogue knows included."""
+    base_urls, keys = catalogue.base_urls(), settings.further_api_keys
+    unknown = sorted(keys.keys() - base_urls.keys())
+    if unknown:
+        raise SettingsError(
+            f"FURTHER_API_KEYS names {', '.join(unknown)}, which has no base_url in the catalogue."
+        )
+    further = {name: ProviderSettings(keys.get(name), url) for name, url in base_urls.items()}
+    return {**further, **settings.providers}
 
 
 def _vault(settings: Settings, purpose: str) -> Vault:

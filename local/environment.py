@@ -21,7 +21,8 @@ _KEYS = ("SECRET_KEY", "ENCRYPTION_KEY")
 
 def wants_simulator(environ: Mapping[str, str]) -> bool:
     """Whether no provider's key is set, so that the simulator has to answer."""
-    return not any(environ.get(f"{name.upper()}_API_KEY") for name in PROVIDER_BASE_URLS)
+    named = [f"{name.upper()}_API_KEY" for name in PROVIDER_BASE_URLS]
+    return not any(environ.get(name) for name in (*named, "FURTHER_API_KEYS"))
 
 
 def simulated_providers(port: int) -> dict[str, str]:

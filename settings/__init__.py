@@ -75,10 +75,20 @@ def _split(value: Any) -> Any:
     return [each.strip() for each in value.split(",")] if isinstance(value, str) else value
 
 
+def _split_pairs(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [each.strip() for each in value.split(",") if each.strip()]
+    if not all("=" in each for each in pairs):
+        raise ValueError("must be pairs like name=key, with commas between them")
+    return {name.strip(): key.strip() for name, _, key in (each.partition("=") for each in pairs)}
+
+
 HttpUrl = Annotated[str, AfterValidator(_check_http_url)]
 Origins = Annotated[
     tuple[Annotated[str, AfterValidator(check_origin)], ...], NoDecode, BeforeValidator(_split)
 ]
+ApiKeys = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_split_pairs)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
 ]
@@ -130,6 +140,7 @@ class Settings(BaseSettings):
     xai_base_url: HttpUrl = PROVIDER_BASE_URLS["xai"]
     deepseek_api_key: SecretStr | None = None
     deepseek_base_url: HttpUrl = PROVIDER_BASE_URLS["deepseek"]
+    further_api_keys: ApiKeys = {}
 
     batch_window_seconds: PositiveInt = 300
     batch_ripe_requests: PositiveInt = 1000

@@ -50,8 +50,9 @@ class _Kept:
 def list_neureus_models() -> Response:
     """Every model that is served and the key may call, with its price; up to five minutes old."""
     provider, task = request.args.get("provider"), request.args.get("type")
-    if provider is not None and provider not in PROVIDERS:
-        known = ", ".join(PROVIDERS)
+    providers = dict.fromkeys((*PROVIDERS, *state().house.catalogue.base_urls()))
+    if provider is not None and provider not in providers:
+        known = ", ".join(providers)
         raise ApiError(400, f"'provider' must be one of {known}.", param="provider")
     shown = [
         model

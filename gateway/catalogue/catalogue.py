@@ -87,6 +87,11 @@ class Catalogue:
             for entry in entries[model.id]
         }
 
+    def base_urls(self) -> dict[str, str]:
+        """The addresses of the providers that only the override file knows."""
+        tables = self._overrides.providers.items()
+        return {name: table.base_url for name, table in tables if table.base_url is not None}
+
     def models(self) -> tuple[Model, ...]:
         """Every model, ordered by id."""
         return self._models

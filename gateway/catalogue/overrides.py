@@ -23,9 +23,13 @@ class _Table(BaseModel):
 
 
 class ProviderTable(_Table):
-    """How one provider of the data set is read: under which name, and which of its models."""
+    """How one provider of the data set is read: under which name, and which of its models.
+
+    `base_url` is for a service that speaks like OpenAI and that no setting knows the address of.
+    """
 
     source: str
+    base_url: str | None = Field(default=None, pattern="^https?://")
     maker: str | None = None
     only: tuple[str, ...] = ()
     hide: tuple[str, ...] = ()

@@ -2,19 +2,24 @@
 
 To add one: a class that speaks `dialect.Dialect`, its translation pure and beside it, a name in
 `dialects`, and its failures told by `errors`. The tests run every dialect through a whole batch.
-A service that speaks like OpenAI is a line in `accents`.
+A service that speaks like OpenAI is a line in `accents`; one that speaks without any accent needs
+no more than its name and address in the catalogue.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gateway.net.http import HttpClients
-from gateway.providers.accents import ACCENTS
+from gateway.providers.accents import ACCENTS, Accent
 from gateway.providers.anthropic import Anthropic
 from gateway.providers.dialect import Dialect
 from gateway.providers.openai import OpenAI
 
 
-def dialects(http: HttpClients) -> Mapping[str, Dialect]:
-    """Every dialect by its provider's name, all over the same clients."""
+def dialects(http: HttpClients, further: Iterable[str] = ()) -> Mapping[str, Dialect]:
+    """Every dialect by its provider's name, all over the same clients.
+
+    `further` are the names of services that speak just like OpenAI.
+    """
     imitators = [OpenAI(http, name) for name in ACCENTS]
-    return {dialect.name: dialect for dialect in (*imitators, Anthropic(http))}
+    plain = [OpenAI(http, name, Accent()) for name in further]
+    return {dialect.name: dialect for dialect in (*plain, *imitators, Anthropic(http))}

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from gateway.net.http import HttpClients
-from gateway.providers.accents import ACCENTS
+from gateway.providers.accents import ACCENTS, Accent
 from gateway.providers.batches import (
     cancel_unless_over,
     every_item,
@@ -53,10 +53,12 @@ class OpenAI(Dialect):
     framing = Framing(opening=b"", separator=b"\n", closing=b"\n")
     keeps_metadata = True
 
-    def __init__(self, http: HttpClients, name: str = "openai") -> None:
-        """KeyError if there is no accent of that name."""
+    def __init__(
+        self, http: HttpClients, name: str = "openai", accent: Accent | None = None
+    ) -> None:
+        """KeyError if no accent is given and there is none of that name."""
         self.name = name
-        self._accent = ACCENTS[name]
+        self._accent = ACCENTS[name] if accent is None else accent
         self._wire = Wire(
             http, name, lambda key: {"Authorization": f"Bearer {key}"}, self._accent.path
         )

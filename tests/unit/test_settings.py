@@ -104,6 +104,16 @@ def test_each_provider_has_a_base_url_and_a_key_only_if_it_is_set() -> None:
     assert groq.spare_keys == ()
 
 
+def test_keys_of_further_providers_are_pairs_and_stay_hidden() -> None:
+    keys = load(FURTHER_API_KEYS="cerebras=csk-1=, fireworks=fw-2,").further_api_keys
+    told = {name: key.get_secret_value() for name, key in keys.items()}
+    assert told == {"cerebras": "csk-1=", "fireworks": "fw-2"}
+    assert load().further_api_keys == {}
+    with pytest.raises(SettingsError, match="FURTHER_API_KEYS must be pairs") as caught:
+        load(FURTHER_API_KEYS="sk-secret")
+    assert "sk-secret" not in str(caught.value)
+
+
 def test_a_provider_may_have_several_keys_the_first_of_which_is_the_one() -> None:
     groq = load(GROQ_API_KEY="gsk-1, gsk-2,,gsk-3,").providers["groq"]
     assert groq.api_key is not None
