@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from tests.acceptance.deployment import Deployment
 from tests.contract.simulator_process import echo
+from tests.contract.test_streams_against_simulator import PIXEL
 
 OPENAI_MODEL, ANTHROPIC_MODEL = "openai/gpt-4o-mini", "anthropic/claude-haiku-5-5"
 EMBEDDING_MODEL = "text-embedding-3-small"
@@ -195,6 +196,35 @@ def test_a_schema_is_parsed(client: OpenAI, model: str) -> None:
         model=model, messages=says("one step"), response_format=Step
     )
     assert isinstance(answer.choices[0].message.parsed, Step)
+
+
+@pytest.mark.promise("N53")
+@pytest.mark.parametrize("model", [OPENAI_MODEL, ANTHROPIC_MODEL])
+def test_pictures_and_files_are_sent(client: OpenAI, model: str) -> None:
+    picture = {"url": f"data:image/png;base64,{PIXEL}"}
+    pdf = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0xLjQK"}
+    text = {"type": "text", "text": "what are they?"}
+    alone = client.chat.completions.create(model=model, messages=says("what are they?"))
+    for part in ({"type": "image_url", "image_url": picture}, {"type": "file", "file": pdf}):
+        message: Any = {"role": "user", "content": [text, part]}
+        answer = client.chat.completions.create(model=model, messages=[message])
+        assert echo("what are they?") in (answer.choices[0].message.content or "")
+        assert answer.usage is not None
+        assert alone.usage is not None
+        assert answer.usage.prompt_tokens > alone.usage.prompt_tokens
+
+
+@pytest.mark.promise("N53")
+def test_what_a_provider_cannot_do_is_refused_by_its_name(client: OpenAI) -> None:
+    several = client.chat.completions.create(model=OPENAI_MODEL, messages=says("hi"), n=2)
+    assert len(several.choices) == 2
+    fields: dict[str, Any] = {"n": 2, "logprobs": True, "seed": 7, "service_tier": "flex"}
+    for name, value in fields.items():
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(
+                model=ANTHROPIC_MODEL, messages=says("hi"), extra_body={name: value}
+            )
+        assert caught.value.param == name
 
 
 def test_embeddings_are_the_same_in_either_encoding(client: OpenAI) -> None:
