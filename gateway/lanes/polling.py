@@ -37,7 +37,7 @@ FAILURES_AT_MOST = 3
 _CLAIM_DUE = text(
     f"""
     UPDATE provider_batches SET due_at = now() + make_interval(
-        secs => (0.9 + random() * 0.2) * greatest(:poll, least(
+        secs => (1.0 + random() * 0.2) * greatest(:poll, least(
             10 * :poll, extract(epoch FROM now() - submitted_at)::float * 0.02)))
     WHERE id IN (
         SELECT id FROM provider_batches
