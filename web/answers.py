@@ -6,12 +6,14 @@ from types import MappingProxyType
 import gevent
 import orjson
 from flask import Response, g
+from gevent.event import Event
 
 from gateway.billing.prices import format_usd
 from gateway.calls import realtime
 from gateway.calls.idempotency import Stored
 from gateway.calls.realtime import STANDARD, Books, Call, Given, Outcome
 from gateway.calls.record import Trail
+from gateway.providers.fields import mapping
 from web import finished
 from web.errors import failure, log_mistake
 from web.in_flight import Work
@@ -30,9 +32,11 @@ def answer(
     surface: Surface = OPENAI,
 ) -> Response:
     """The answer of a call, or the beginning of one that takes long; raises what it raised."""
-    work = start(parts, call, headers)
+    headers_left = Event()
+    work = start(parts, call, headers, is_late=headers_left.is_set)
     if work.is_over(parts.pace.quiet_seconds):
         return given_response(work.result(), surface)
+    headers_left.set()
     padded = _padded(work, parts.pace, surface)
     return Response(padded, headers={"X-Lane": STANDARD, **headers}, mimetype=JSON)
 
@@ -44,19 +48,23 @@ def start(
     *,
     books: Books | None = None,
     is_told: Callable[[], bool] = lambda: True,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> Work[Given]:
     """Runs a call in a greenlet of its own; `headers` are for its answer, besides the usual.
 
     `books` are the writer's unless said; `is_told` decides at the end whether the observers are.
+    `is_late` says whether the headers have left, so that the usage has to tell the cost.
     """
     trail, request_id = Trail(), g.request_id
     kept_by = books or parts.writer
 
     def present(outcome: Outcome) -> Stored:
-        shown = {"X-Lane": STANDARD, **headers}
+        shown, body = {"X-Lane": STANDARD, **headers}, outcome.body
         if outcome.charged_nanos is not None:
-            shown["X-Cost-Usd"] = format_usd(outcome.charged_nanos)
-        return Stored(200, shown, orjson.dumps(outcome.body))
+            cost_usd = shown["X-Cost-Usd"] = format_usd(outcome.charged_nanos)
+            if is_late():
+                body = {**body, "usage": {**mapping(body.get("usage")), "cost_usd": cost_usd}}
+        return Stored(200, shown, orjson.dumps(body))
 
     def run() -> Given:
         http_status = 200

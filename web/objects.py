@@ -82,6 +82,9 @@ class Usage(Loose):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
+    cost_usd: str | None = Field(
+        default=None, description="Where the headers left before the cost was known."
+    )
 
 
 class Choice(Loose):

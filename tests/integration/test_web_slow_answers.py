@@ -9,6 +9,7 @@ import orjson
 import pytest
 from werkzeug.test import TestResponse
 
+from gateway.billing.prices import format_usd
 from gateway.calls.record import CallRecord
 from gateway.providers.dialect import Broken, ProviderError, StreamBroken
 from tests.integration.slow_dialect import CHARGED_NANOS, HURRY, SlowDialect, served_by
@@ -78,9 +79,12 @@ def test_an_answer_that_takes_long_is_kept_alive_by_spaces(
     assert pieces[:-1] == [b" "] * (len(pieces) - 1)
     assert len(pieces) >= 3
     assert (response.status_code, response.mimetype) == (200, "application/json")
-    assert orjson.loads(b"".join(pieces))["object"] == "chat.completion"
+    answer = orjson.loads(b"".join(pieces))
+    assert answer["object"] == "chat.completion"
     assert response.headers["X-Lane"] == "standard"
+    # The headers left before the cost was known: the usage tells it.
     assert "X-Cost-Usd" not in response.headers
+    assert answer["usage"]["cost_usd"] == format_usd(CHARGED_NANOS)
     finish(web)
     assert web.column(CHARGES) == [CHARGED_NANOS]
 
@@ -91,7 +95,8 @@ def test_an_answer_that_is_there_in_time_is_not_padded(
     serve(PATIENT, first_seconds=0.01)
     response = post(web, customer, CHAT_BODY)
     assert response.data.startswith(b"{")
-    assert response.headers["X-Cost-Usd"]
+    assert response.headers["X-Cost-Usd"] == format_usd(CHARGED_NANOS)
+    assert b"cost_usd" not in response.data
 
 
 def test_a_failure_after_that_is_a_200_whose_body_is_the_error(
