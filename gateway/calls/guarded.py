@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.calls.attempts import CIRCUIT_OPEN
-from gateway.calls.realtime import UNPRICED_TIERS
+from gateway.catalogue.catalogue import OTHER_TIERS
 from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import (
     Answer,
@@ -28,7 +28,7 @@ def call_once(
     body: dict[str, Any],
     timeout_seconds: float,
 ) -> Answer:
-    """The provider's answer, without a usage where there is no price for it.
+    """The provider's answer, without a usage where the job's prices are not for its tier.
 
     Raises ProviderError, Unavailable if the provider keeps failing and is not to be called now.
     """
@@ -42,4 +42,4 @@ def call_once(
         breaker.record(error)
         raise
     breaker.record(None)
-    return replace(answer, usage=None) if answer.service_tier in UNPRICED_TIERS else answer
+    return replace(answer, usage=None) if answer.service_tier in OTHER_TIERS else answer

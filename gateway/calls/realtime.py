@@ -31,8 +31,6 @@ TIMEOUT_SECONDS = 600.0
 HOLD_SECONDS = 900
 """A call's hold outlives the longest call; what is still open then was left by a dead process."""
 STANDARD = "standard"
-UNPRICED_TIERS = frozenset({"fast", "flex", "priority", "scale"})
-"""What an answer may say it ran at, and the catalogue has no price for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,11 @@ class Call:
 
     def prices(self, digest: str) -> PriceSnapshot:
         """The price snapshot of that digest, which is one of its routes'."""
-        return {route.offer.prices.digest: route.offer.prices for route in self.routes}[digest]
+        for route in self.routes:
+            if route.offer.prices.digest == digest:
+                return route.offer.prices
+        tiers = [each for route in self.routes for each in route.offer.tiers.values()]
+        return {each.digest: each for each in tiers}[digest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,19 @@ class Outcome:
 
     body: dict[str, Any]
     charged_nanos: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """What a usage comes to under the prices of where it ran; no amounts where that is unknown."""
+
+    prices: PriceSnapshot
+    amounts: Amounts | None
+
+    @property
+    def charged_nanos(self) -> int | None:
+        """What its caller pays."""
+        return None if self.amounts is None else self.amounts.charged_nanos
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +142,7 @@ def run(
     try:
         route, answer = reach(call.routes, ask, trail, breakers, sleep)
         priced = price(call, route, answer.usage, answer.service_tier)
-        charged_nanos = None if priced is None else priced.charged_nanos
-        given = present(Outcome(_completion(call, answer), charged_nanos))
+        given = present(Outcome(_completion(call, answer), priced.charged_nanos))
     except BaseException:
         # Whatever ended it (a provider's refusal, a time-out, the process being stopped), there
         # is no answer, and so no charge.
@@ -138,13 +152,12 @@ def run(
     return Given(given, replayed=False)
 
 
-def price(
-    call: Call, route: Route, usage: Usage | None, service_tier: str | None
-) -> Amounts | None:
-    """What a usage comes to at the provider that served; None if that cannot be known."""
-    if usage is None or service_tier in UNPRICED_TIERS:
-        return None
-    return amounts(usage, route.offer.prices, STANDARD, call.markup_bps)
+def price(call: Call, route: Route, usage: Usage | None, service_tier: str | None) -> Priced:
+    """What a usage comes to at the provider that served, at the tier that it says it served at."""
+    prices = route.offer.prices_at(service_tier)
+    if usage is None or prices is None:
+        return Priced(route.offer.prices, None)
+    return Priced(prices, amounts(usage, prices, STANDARD, call.markup_bps))
 
 
 def settle(
@@ -152,14 +165,14 @@ def settle(
     call: Call,
     route: Route,
     usage: Usage | None,
-    priced: Amounts | None,
+    priced: Priced,
     answer: Stored,
     trail: Trail,
 ) -> None:
     """Charges a call that `route` served; without a price, its hold goes to suspense."""
     offer = route.offer
-    trail.settled(usage, priced)
-    if priced is None:
+    trail.settled(usage, priced.amounts)
+    if priced.amounts is None:
         fields = {"provider": offer.provider, "model": offer.model, "alert": True}
         log.warning("call.unpriced", extra=fields)
     charge = Charge(
@@ -167,10 +180,10 @@ def settle(
         lane=STANDARD,
         provider=offer.provider,
         model=offer.model,
-        price_id=offer.prices.digest,
+        price_id=priced.prices.digest,
         markup_bps=call.markup_bps,
         usage=usage or Usage(),
-        amounts=priced,
+        amounts=priced.amounts,
     )
     books.settle(call, charge, answer)
 

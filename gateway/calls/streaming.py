@@ -11,11 +11,10 @@ from typing import Protocol
 
 import orjson
 
-from gateway.billing.ledger import Amounts
 from gateway.billing.prices import format_usd
 from gateway.calls.attempts import reach
 from gateway.calls.idempotency import Stored
-from gateway.calls.realtime import STANDARD, TIMEOUT_SECONDS, Books, Call, price, settle
+from gateway.calls.realtime import STANDARD, TIMEOUT_SECONDS, Books, Call, Priced, price, settle
 from gateway.calls.record import Trail
 from gateway.calls.routing import Route
 from gateway.catalogue.usage import Usage
@@ -139,7 +138,7 @@ class _Stream:
         priced = price(self._call, self._route, usage, tier)
         ending = DONE
         if last is not None and self._shows_usage():
-            ending = self._usage_event(last, priced) + DONE
+            ending = self._usage_event(last, priced.charged_nanos) + DONE
         self._settle(usage, priced, ending)
         self._listener.hear(ending)
 
@@ -149,9 +148,10 @@ class _Stream:
             self._books.abandon(self._call)
             return
         ending = self._tell_error(error) if isinstance(error, Exception) else b""
-        self._settle(None, None, ending)
+        unpriced = price(self._call, self._route, None, None)
+        self._settle(None, unpriced, ending)
 
-    def _settle(self, usage: Usage | None, priced: Amounts | None, ending: bytes) -> None:
+    def _settle(self, usage: Usage | None, priced: Priced, ending: bytes) -> None:
         told = [*self._told, ending] if self._call.keyed is not None else ()
         headers = {"Content-Type": EVENT_STREAM, "X-Lane": STANDARD}
         kept = Stored(200, headers, b"".join(told))
@@ -160,10 +160,10 @@ class _Stream:
     def _shows_usage(self) -> bool:
         return mapping(self._call.body.get("stream_options")).get("include_usage") is True
 
-    def _usage_event(self, last: StreamPiece, priced: Amounts | None) -> bytes:
+    def _usage_event(self, last: StreamPiece, charged_nanos: int | None) -> bytes:
         """The usage as the provider told it, and what it cost: the headers left before that."""
         chunk = decode_object(self._relabel(last.data))
-        if priced is not None:
-            cost = {"cost_usd": format_usd(priced.charged_nanos)}
+        if charged_nanos is not None:
+            cost = {"cost_usd": format_usd(charged_nanos)}
             chunk["usage"] = {**mapping(chunk.get("usage")), **cost}
         return b"data: " + orjson.dumps(chunk) + b"\n\n"

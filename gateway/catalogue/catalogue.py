@@ -7,7 +7,7 @@ configured: whoever routes a call or lists models filters the offers by what is.
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -25,15 +25,25 @@ OVERRIDES = Path(__file__).with_name("overrides.toml")
 # A snapshot's date as providers write it: -2024-08-06, -20251001, or -2512 for a month.
 DATED_NAME = re.compile(r"(?P<stem>.+)-(?:20\d\d-\d\d-\d\d|20\d{6}|\d{4})", re.ASCII)
 LONGEST_NAME = 200
+OTHER_TIERS = frozenset({"fast", "flex", "priority", "scale"})
+"""What an answer may say it ran at, and is not the price list's usual tier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One provider that serves a model. `model` is the name that this provider calls it by."""
+    """One provider that serves a model. `model` is the name that this provider calls it by.
+
+    `tiers` are the prices of synchronous calls that the provider says it ran at another tier.
+    """
 
     provider: str
     model: str
     prices: PriceSnapshot
+    tiers: Mapping[str, PriceSnapshot] = field(default_factory=dict)
+
+    def prices_at(self, tier: str | None) -> PriceSnapshot | None:
+        """The prices of a call that ran at a tier; None where that tier has none here."""
+        return self.tiers.get(tier or "") if tier in OTHER_TIERS else self.prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +157,8 @@ def load(overrides: Path | None = None, now: datetime | None = None) -> Catalogu
             prices = dataset.snapshot(info, facts.kind, facts.batch_factor, version, as_of)
             if prices is None:
                 continue
-            offer = Offer(provider=provider, model=info.id, prices=prices)
+            tiers = dataset.tier_snapshots(info, facts.kind, version, as_of)
+            offer = Offer(provider=provider, model=info.id, prices=prices, tiers=tiers)
             entries[model_id].append(_Entry(offer=offer, info=info, source=source))
             changes.append(dataset.next_change(info, as_of))
     announced = min((change for change in changes if change is not None), default=None)

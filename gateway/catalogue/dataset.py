@@ -26,6 +26,7 @@ Price = Decimal | TieredPrices
 Constraint = StartDateConstraint | TimeOfDateConstraint | None
 
 BATCH = {"processing": "batch"}
+SERVICE_TIER = "service_tier"
 
 INPUT = "input_mtok"
 OUTPUT = "output_mtok"
@@ -63,7 +64,7 @@ def snapshot(
     standard = _rates(listed, kind)
     if standard is None:
         return None
-    discounts = _batch_prices(model, now)
+    discounts = _variant_prices(model, BATCH, now)
     if discounts is not None:
         # Laid over the listed prices before anything falls back: a class that only the variant
         # omits keeps its standard rate, one that both omit follows the variant's input rate.
@@ -71,6 +72,26 @@ def snapshot(
     else:
         batch = None if batch_factor is None else standard.scaled(batch_factor)
     return PriceSnapshot(standard=standard, batch=batch, version=version)
+
+
+def tier_snapshots(
+    model: ModelInfo, kind: Kind, version: str, now: datetime
+) -> dict[str, PriceSnapshot]:
+    """The rates of synchronous calls at other tiers than the usual, by the tier's name.
+
+    A tier without an input price of its own (the data set names the usual one so) is left out.
+    """
+    listed = _standing_prices(model, now)
+    found: dict[str, PriceSnapshot] = {}
+    for variant in model.price_variants or ():
+        if listed is None or variant.when.keys() != {SERVICE_TIER}:
+            continue
+        prices = _variant_prices(model, variant.when, now)
+        rates = None if prices is None else _rates({**listed, **prices}, kind)
+        if rates is not None:
+            tier = variant.when[SERVICE_TIER]
+            found[tier] = PriceSnapshot(rates, None, f"{version}, {tier}")
+    return found
 
 
 def next_change(model: ModelInfo, now: datetime) -> datetime | None:
@@ -112,8 +133,10 @@ def _standing_prices(model: ModelInfo, now: datetime) -> dict[str, Price] | None
     return max(candidates, key=_dearness, default=None)
 
 
-def _batch_prices(model: ModelInfo, now: datetime) -> dict[str, Price] | None:
-    """The batch lane's own prices; of two variants for one key the first holds.
+def _variant_prices(
+    model: ModelInfo, when: Mapping[str, str], now: datetime
+) -> dict[str, Price] | None:
+    """The prices of the batch lane or of a tier; of two variants for one key the first holds.
 
     A variant without an input price (the data set has empty ones) announces no discount. One for
     hours of the day is none that a batch can count on.
@@ -121,7 +144,7 @@ def _batch_prices(model: ModelInfo, now: datetime) -> dict[str, Price] | None:
     prices: dict[str, Price] = {}
     for variant in model.price_variants or ():
         constraint = variant.constraint
-        if variant.when != BATCH or isinstance(constraint, TimeOfDateConstraint):
+        if variant.when != when or isinstance(constraint, TimeOfDateConstraint):
             continue
         if constraint is None or constraint.active(now):
             prices = {**_by_key(variant.prices), **prices}

@@ -87,6 +87,30 @@ def test_a_variant_for_another_tier_or_for_some_hours_is_no_batch_price() -> Non
     assert prices.batch is None
 
 
+def test_a_tier_has_the_prices_of_its_variant_and_the_listed_ones_where_that_is_silent() -> None:
+    later = genai.StartDateConstraint(start_date=date(2026, 12, 1))
+    fast, default = {"service_tier": "fast"}, {"service_tier": "default"}
+    model = listed(
+        dollars(input_mtok="4", cache_read_mtok="1", output_mtok="8"),
+        genai.PriceVariant(when=default, prices=genai.ModelPrice()),
+        genai.PriceVariant(
+            when={"service_tier": "flex"}, prices=dollars(input_mtok="2", output_mtok="4")
+        ),
+        genai.PriceVariant(when=fast, prices=dollars(input_mtok="9"), constraint=later),
+        genai.PriceVariant(when=BATCH, prices=dollars(input_mtok="1", output_mtok="1")),
+    )
+    tiers = dataset.tier_snapshots(model, "chat", "test", NOW)
+    assert tiers.keys() == {"flex"}
+    flex = tiers["flex"]
+    assert (flex.standard.input, flex.standard.output) == (2_000_000, 4_000_000)
+    assert (flex.standard.cache_read, flex.batch, flex.version) == (1_000_000, None, "test, flex")
+    usual = snapshot(model)
+    assert usual is not None
+    assert usual.digest != flex.digest
+    unpriced = listed([], genai.PriceVariant(when=fast, prices=dollars(input_mtok="9")))
+    assert dataset.tier_snapshots(unpriced, "chat", "test", NOW) == {}
+
+
 def test_cached_tokens_without_any_price_follow_the_lanes_own_input_rate() -> None:
     prices = snapshot(
         listed(

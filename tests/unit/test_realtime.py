@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 from flask import Flask
 
+from gateway.billing.pricing import amounts
 from gateway.calls import realtime
 from gateway.calls.attempts import ATTEMPTS, PATIENCE_SECONDS
 from gateway.calls.errors import InsufficientFunds
 from gateway.calls.idempotency import Stored
-from gateway.calls.realtime import UNPRICED_TIERS, Call, Outcome
+from gateway.calls.realtime import Call, Outcome
 from gateway.calls.record import Trail
+from gateway.catalogue.usage import Usage
 from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import (
     Answer,
@@ -69,7 +71,22 @@ def test_an_answer_without_usage_is_unpriced_and_never_zero() -> None:
     assert books.charge.amounts is None
 
 
-@pytest.mark.parametrize("tier", sorted(UNPRICED_TIERS))
+def test_what_ran_at_another_tier_is_billed_at_the_prices_of_that_tier() -> None:
+    books = Notes()
+    call = call_with(Scripted(replace(ANSWER, service_tier="priority")))
+    given = run(books, call)
+    # 100 tokens at $0.25 and 10 at $1 a million: 35,000 nanos, and a tenth on top.
+    assert given.answer.body.endswith(b"38500")
+    charge = books.charge
+    assert charge is not None
+    assert charge.amounts is not None
+    assert charge.amounts.charged_nanos == 38_500
+    prices = call.prices(charge.price_id)
+    assert prices == call.route.offer.tiers["priority"] != call.route.offer.prices
+    assert amounts(ANSWER.usage or Usage(), prices, charge.lane, 1_000) == charge.amounts
+
+
+@pytest.mark.parametrize("tier", ["scale", "flex"])
 def test_a_tier_without_a_price_is_unpriced_and_never_guessed(tier: str) -> None:
     books = Notes()
     given = run(books, call_with(Scripted(replace(ANSWER, service_tier=tier))))

@@ -96,8 +96,17 @@ def test_a_usage_that_was_asked_for_is_shown_with_its_cost() -> None:
     assert heard.events[-1].endswith(DONE)
 
 
+def test_a_stream_at_another_tier_is_billed_at_the_prices_of_that_tier() -> None:
+    books, heard = Notes(), Heard()
+    end = LAST._replace(service_tier="priority")
+    run(books, call_with(Scripted([FIRST, end]), stream_options=SHOWN), heard)
+    # 100 tokens at $0.25 and 10 at $1 a million, and a tenth on top.
+    assert charged(books) == 38_500
+    assert heard.chunks()[-1]["usage"]["cost_usd"] == "0.0000385"
+
+
 @pytest.mark.parametrize(
-    "end", [[], [LAST._replace(usage=None)], [LAST._replace(service_tier="priority")]]
+    "end", [[], [LAST._replace(usage=None)], [LAST._replace(service_tier="scale")]]
 )
 def test_a_stream_that_ends_without_a_price_is_suspended(end: list[StreamPiece]) -> None:
     books, heard = Notes(), Heard()
