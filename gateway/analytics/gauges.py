@@ -99,6 +99,23 @@ UNEXPLAINED = text(
     GROUP BY provider, source
     """
 )
+# From account to account by the key that the days begin with; OFFSET keeps the planner from
+# reading all days there are instead.
+TODAY = text(
+    """
+    SELECT used.provider, used.lane, used.surface, sum(calls)::float AS calls,
+           sum(input_uncached)::float AS input_uncached, sum(cache_read)::float AS cache_read,
+           sum(cache_write)::float AS cache_write, sum(output)::float AS output,
+           sum(reasoning)::float AS reasoning, sum(paid_nanos)::float AS charged,
+           sum(list_nanos)::float AS list
+    FROM balances CROSS JOIN LATERAL (
+        SELECT * FROM daily_usage
+        WHERE account_id = balances.account_id AND day = (now() AT TIME ZONE 'UTC')::date
+        OFFSET 0
+    ) AS used
+    GROUP BY used.provider, used.lane, used.surface
+    """
+)
 WEBHOOK_LAG = text(
     "SELECT now() - min(due_at) FROM deliveries WHERE status = 'pending' AND due_at <= now()"
 )
@@ -115,6 +132,7 @@ def read(session: Session, tasks: Sequence[str]) -> list[Gauge]:
         *_lanes(session),
         *_batches(session),
         *_unexplained(session),
+        *_today(session),
         Gauge("tick_age_seconds", "Time since each task was last rung.", ("task",), ticks),
         Gauge(
             "webhook_lag_seconds",
@@ -171,6 +189,37 @@ def _unexplained(session: Session) -> list[Gauge]:
             "Of the last week: answers that only one side knows, where their worth is not told.",
             labels,
             {tuple(row[:2]): row.requests for row in rows},
+        ),
+    ]
+
+
+def _today(session: Session) -> list[Gauge]:
+    labels = ("provider", "lane", "surface")
+    rows = session.execute(TODAY).mappings().all()
+
+    def sums(*names: str) -> Samples:
+        return {
+            (*(row[label] for label in labels), name): row[name] for row in rows for name in names
+        }
+
+    return [
+        Gauge(
+            "today_calls",
+            "Calls and jobs that were settled since midnight UTC.",
+            labels,
+            {tuple(row[label] for label in labels): row["calls"] for row in rows},
+        ),
+        Gauge(
+            "today_tokens",
+            "Their tokens; reasoning is inside output.",
+            (*labels, "class"),
+            sums("input_uncached", "cache_read", "cache_write", "output", "reasoning"),
+        ),
+        Gauge(
+            "today_nanos",
+            "Their nano-USD: charged, and what the standard lane would have cost.",
+            (*labels, "kind"),
+            sums("charged", "list"),
         ),
     ]
 

@@ -95,6 +95,32 @@ def test_requests_calls_tokens_and_money_are_counted(measured: Web) -> None:
     assert of(samples, "database_up") == 1
 
 
+def test_what_was_used_today_is_told_of_calls_and_of_jobs(measured: Web) -> None:
+    answer = measured.client(measured.customer()).post(CHAT, json=CHAT_BODY)
+    measured.settled()
+    sums = (
+        "calls, unpriced_calls, input_uncached, cache_read, cache_write, output, reasoning,"
+        " held_nanos, paid_nanos, list_nanos"
+    )
+    for day, lane, surface in (("day", "batch", "async"), ("day - 1", "standard", "sync")):
+        with measured.engine.begin() as connection:
+            connection.execute(
+                text(
+                    f"INSERT INTO daily_usage (account_id, day, key_id, provider, model, lane,"
+                    f" surface, {sums}) SELECT account_id, {day}, key_id, provider, model,"
+                    f" '{lane}', '{surface}', {sums} FROM daily_usage WHERE surface = 'sync'"
+                )
+            )
+    samples = scrape(measured)
+    (charged,) = measured.column("SELECT charged_nanos FROM settlements")
+    output = answer.get_json()["usage"]["completion_tokens"]
+    for lane, surface in (("standard", "sync"), ("batch", "async")):
+        labels = {"provider": "openai", "lane": lane, "surface": surface}
+        assert of(samples, "today_calls", **labels) == 1
+        assert of(samples, "today_tokens", **labels, **{"class": "output"}) == output
+        assert of(samples, "today_nanos", **labels, kind="charged") == charged
+
+
 def test_a_provider_that_fails_shows_in_its_errors(
     measured: Web, provider: SimulatorProcess
 ) -> None:
@@ -148,11 +174,12 @@ LARGE = {
     "provider_batches",
     "transfers",
     "reconciliations",
+    "daily_usage",
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["WAITING", "BATCHES", "TICKS", "COUNT", "WEBHOOK_LAG", "UNEXPLAINED"]
+    "name", ["WAITING", "BATCHES", "TICKS", "COUNT", "WEBHOOK_LAG", "UNEXPLAINED", "TODAY"]
 )
 def test_what_grows_is_read_by_an_index(web: Web, name: str) -> None:
     query = getattr(gauges, name)
