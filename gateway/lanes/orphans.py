@@ -35,6 +35,7 @@ from gateway.providers.dialect import (
     LineResult,
     ProviderError,
     Rejected,
+    has_batches,
 )
 from models import ids
 from models.session import transaction
@@ -127,9 +128,11 @@ def watch(works: Works) -> None:
     in_use = [*works.credentials.house, *((row.provider, row.credential) for row in recent)]
     for provider, name in in_use:
         dialect = works.dialects.get(provider)
+        if dialect is None or not has_batches(dialect):
+            continue
         try:
             credential = works.credentials.find(provider, name)
-            if dialect is None or credential is None:
+            if credential is None:
                 continue
             if dialect.keeps_metadata:
                 note_strays(works.engine, list(dialect.list_batches(credential, since)))

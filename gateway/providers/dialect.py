@@ -357,3 +357,8 @@ class Dialect(Protocol):
     def parse_line(self, line: bytes) -> LineResult:
         """One line of a downloaded result file; Broken if it cannot be read. Pure."""
         ...
+
+
+def has_batches(dialect: Dialect) -> bool:
+    """Whether anything can be batched there; who only makes calls has no list of batches."""
+    return any(map(dialect.batches, Endpoint))

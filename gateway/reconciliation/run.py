@@ -11,6 +11,7 @@ from datetime import date
 from sqlalchemy import Engine
 
 from gateway.billing.pricing import PriceBook
+from gateway.providers.dialect import has_batches
 from gateway.reconciliation import records
 from gateway.reconciliation.comparing import Comparer, Outcome, Providers
 from gateway.reconciliation.records import Off
@@ -38,7 +39,8 @@ def reconcile(
         records.forget_old(session)
     run = Comparer(engine, prices, providers, first, outcome)
     for credential in providers.credentials.values():
-        if credential.is_house and credential.provider in providers.dialects:
+        dialect = providers.dialects.get(credential.provider)
+        if credential.is_house and dialect is not None and has_batches(dialect):
             run.compare_batches(credential)
     for counter in providers.counters:
         run.compare_days(counter, days)

@@ -16,7 +16,7 @@ from gateway.catalogue.catalogue import Catalogue, load
 from gateway.catalogue.rates import PriceSnapshot, Rates
 from gateway.catalogue.usage import Usage
 from gateway.lanes.polling import note_strays
-from gateway.providers.dialect import BatchState, Credential, Unavailable
+from gateway.providers.dialect import BatchState, Credential, Endpoint, Unavailable
 from gateway.reconciliation import books, records, run
 from gateway.reconciliation.comparing import Outcome, Providers
 from gateway.reconciliation.verdicts import NO_TOKENS, Booked, Tokens
@@ -85,6 +85,13 @@ class Reconciler:
         found = {name: getattr(row, f"{name}_nanos") for name in names}
         found["requests"] = row.unexplained_requests
         return {name: value for name, value in found.items() if value}
+
+
+class OnlyCalls(FakeDialect):
+    """A provider that has no batches."""
+
+    def batches(self, endpoint: Endpoint) -> bool:  # noqa: ARG002 (the interface's)
+        return False
 
 
 @pytest.fixture
@@ -273,6 +280,16 @@ def test_a_provider_that_does_not_answer_keeps_no_other_from_being_compared(
         away.fail("list_batches", Unavailable("away"))
         outcome = Reconciler(world, catalogue).run()
     assert (outcome.compared, outcome.not_asked) == (1, ["away"])
+
+
+def test_a_provider_without_batches_is_asked_for_none(
+    database_url: str, catalogue: Catalogue
+) -> None:
+    with opened(database_url, FakeDialect("fake"), only_calls := OnlyCalls("calls")) as world:
+        done(world, 1)
+        outcome = Reconciler(world, catalogue).run()
+        world.watch()
+    assert (outcome.compared, outcome.not_asked, only_calls.calls.total()) == (1, [], 0)
 
 
 def test_customers_own_keys_are_their_own_affair(world: World, reconciler: Reconciler) -> None:
