@@ -18,6 +18,7 @@ from gateway.lanes.credentials import Credentials
 from gateway.lanes.works import LanePolicy
 from gateway.net.http import HttpClients
 from gateway.providers import dialects
+from gateway.providers.anthropic import Anthropic
 from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import HOUSE, Credential, Dialect
 from models.session import connect
@@ -26,13 +27,18 @@ from settings import ProviderSettings, Settings, SettingsError
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What the doors share. Nothing connects before it is used."""
+    """What the doors share. Nothing connects before it is used.
+
+    `spares` are further credentials of the house, by provider: for calls at once and never for
+    batches, which are known only to the key that made them.
+    """
 
     settings: Settings
     engine: Engine
     http: HttpClients
     dialects: Mapping[str, Dialect]
     credentials: Mapping[tuple[str, str], Credential]
+    spares: Mapping[str, tuple[Credential, ...]]
     catalogue: Catalogue
     router: Router
     breakers: Breakers
@@ -73,7 +79,7 @@ def build(
     """
     http, catalogue = HttpClients(), catalogue or load()
     providers = _providers(settings, catalogue)
-    spoken = dialects(http, catalogue.base_urls())
+    spoken = dialects(http, catalogue.base_urls(), catalogue.output_limits(Anthropic.name))
     credentials = {
         (provider, HOUSE): Credential(
             provider, HOUSE, each.api_key.get_secret_value(), each.base_url
@@ -81,7 +87,6 @@ def build(
         for provider, each in providers.items()
         if provider in spoken and each.api_key is not None
     }
-    # Each has a circuit of its own, and no lanes.
     spares = {
         provider: tuple(
             Credential(provider, f"{HOUSE}-{number}", key.get_secret_value(), each.base_url)
@@ -95,6 +100,7 @@ def build(
         http=http,
         dialects=spoken,
         credentials=credentials,
+        spares=spares,
         catalogue=catalogue,
         router=Router(catalogue, spoken, credentials, spares),
         breakers=Breakers(),

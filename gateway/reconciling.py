@@ -1,6 +1,7 @@
 """Reconciliation put together from the house's parts: what its two doors call."""
 
 from collections.abc import Iterator
+from itertools import chain
 from urllib.parse import urlsplit
 
 from gateway.billing.prices import parse_usd
@@ -39,8 +40,8 @@ def _meter(house: House) -> Iterator[Counter]:
         url,
         {
             credential.api_key: credential.provider
-            for credential in house.credentials.values()
-            if credential.is_house and _server(credential.base_url) == _server(url)
+            for credential in (*house.credentials.values(), *chain(*house.spares.values()))
+            if _server(credential.base_url) == _server(url)
         },
     )
 

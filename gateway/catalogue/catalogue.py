@@ -102,6 +102,15 @@ class Catalogue:
         tables = self._overrides.providers.items()
         return {name: table.base_url for name, table in tables if table.base_url is not None}
 
+    def output_limits(self, provider: str) -> dict[str, int]:
+        """The most that each model of a provider puts out, in tokens, by the provider's names."""
+        return {
+            offer.model: model.max_output_tokens
+            for model in self._models
+            for offer in model.offers
+            if offer.provider == provider and model.max_output_tokens is not None
+        }
+
     def models(self) -> tuple[Model, ...]:
         """Every model, ordered by id."""
         return self._models

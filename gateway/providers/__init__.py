@@ -10,16 +10,23 @@ from collections.abc import Iterable, Mapping
 
 from gateway.net.http import HttpClients
 from gateway.providers.accents import ACCENTS, Accent
-from gateway.providers.anthropic import Anthropic
+from gateway.providers.anthropic import NO_LIMITS, Anthropic
 from gateway.providers.dialect import Dialect
 from gateway.providers.openai import OpenAI
 
 
-def dialects(http: HttpClients, further: Iterable[str] = ()) -> Mapping[str, Dialect]:
+def dialects(
+    http: HttpClients,
+    further: Iterable[str] = (),
+    output_limits: Mapping[str, int] = NO_LIMITS,
+) -> Mapping[str, Dialect]:
     """Every dialect by its provider's name, all over the same clients.
 
-    `further` are the names of services that speak just like OpenAI.
+    `further` are the names of services that speak just like OpenAI. `output_limits` are those of
+    Anthropic's models, in tokens: it alone wants to be told one with every call.
     """
     imitators = [OpenAI(http, name) for name in ACCENTS]
     plain = [OpenAI(http, name, Accent()) for name in further]
-    return {dialect.name: dialect for dialect in (*plain, *imitators, Anthropic(http))}
+    return {
+        dialect.name: dialect for dialect in (*plain, *imitators, Anthropic(http, output_limits))
+    }

@@ -1,10 +1,11 @@
 """Anthropic's dialect: the Messages API and its batches, which carry their lines in `create`."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote, urlencode
 
 from gateway.net.http import HttpClients
@@ -37,7 +38,7 @@ from gateway.providers.fields import JsonObject, mapping, text
 from gateway.providers.usage import anthropic_usage
 from gateway.providers.wire import TRANSFER_TIMEOUT_SECONDS, Wire, encode, file_payload
 
-DEFAULT_MAX_TOKENS = 4_096
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 _BATCHES_A_PAGE = 100
 _MESSAGES = "/v1/messages"
 _BATCHES = "/v1/messages/batches"
@@ -49,7 +50,7 @@ _VERSION = "2023-06-01"
 
 
 class Anthropic(Dialect):
-    """Chat at Anthropic. `default_max_tokens` is the limit of calls that come without one."""
+    """Chat at Anthropic. `output_limits` are the models' own, for calls that come without one."""
 
     name = "anthropic"
     # 100,000 requests or 256 MB; the smaller reading of a megabyte, with some room.
@@ -57,8 +58,8 @@ class Anthropic(Dialect):
     framing = Framing(opening=b'{"requests":[', separator=b",", closing=b"]}")
     keeps_metadata = False
 
-    def __init__(self, http: HttpClients, default_max_tokens: int = DEFAULT_MAX_TOKENS) -> None:
-        self._default_max_tokens = default_max_tokens
+    def __init__(self, http: HttpClients, output_limits: Mapping[str, int] = NO_LIMITS) -> None:
+        self._output_limits = output_limits
         self._wire = Wire(
             http, self.name, lambda key: {"x-api-key": key, "anthropic-version": _VERSION}
         )
@@ -171,7 +172,7 @@ class Anthropic(Dialect):
     def _translate(self, endpoint: Endpoint, model: str, body: JsonObject) -> JsonObject:
         if endpoint is not Endpoint.CHAT_COMPLETIONS:
             raise Untranslatable("model")
-        return to_messages(model, body, self._default_max_tokens)
+        return to_messages(model, body, self._output_limits.get(model))
 
 
 def _batch_path(external_id: str) -> str:

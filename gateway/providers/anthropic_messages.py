@@ -10,6 +10,8 @@ from gateway.providers.anthropic_conversation import cache_mark, conversation, l
 from gateway.providers.anthropic_media import Untranslatable
 from gateway.providers.fields import JsonObject, count, items, mapping
 
+CAREFUL_MAX_TOKENS = 4_096
+
 _TRANSLATED = frozenset(
     {
         "model",
@@ -62,10 +64,11 @@ _EFFORTS = {
 }
 
 
-def to_messages(model: str, body: JsonObject, default_max_tokens: int) -> JsonObject:
+def to_messages(model: str, body: JsonObject, output_limit: int | None) -> JsonObject:
     """The Messages request of a chat completion request; raises Untranslatable.
 
-    Anthropic requires `max_tokens`: a caller who sets no limit gets `default_max_tokens`.
+    Anthropic requires `max_tokens`: a caller who sets no limit gets the model's own, in tokens,
+    or a careful one where that is not known.
     """
     for field, value in body.items():
         _require_translatable(field, value)
@@ -85,7 +88,7 @@ def to_messages(model: str, body: JsonObject, default_max_tokens: int) -> JsonOb
     }
     return {
         "model": model,
-        "max_tokens": _max_tokens(body, default_max_tokens),
+        "max_tokens": _max_tokens(body, output_limit),
         "messages": turns,
         **{name: value for name, value in optional.items() if value not in (None, [], {})},
     }
@@ -180,7 +183,7 @@ def _stop_sequences(stop: Any) -> list[str] | None:
     return sequences
 
 
-def _max_tokens(body: JsonObject, default: int) -> int:
+def _max_tokens(body: JsonObject, output_limit: int | None) -> int:
     for field in ("max_completion_tokens", "max_tokens"):
         value = body.get(field)
         if value is not None:
@@ -188,8 +191,10 @@ def _max_tokens(body: JsonObject, default: int) -> int:
             if limit is None:
                 raise Untranslatable(field)
             return limit
+    if output_limit is not None:
+        return output_limit
     # The budget for thinking is a part of the limit, and must leave some of it.
-    return default + (count(mapping(body.get("thinking")).get("budget_tokens")) or 0)
+    return CAREFUL_MAX_TOKENS + (count(mapping(body.get("thinking")).get("budget_tokens")) or 0)
 
 
 def _sampling(body: JsonObject, field: str) -> float | None:

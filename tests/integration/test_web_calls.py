@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from gateway.billing.prices import format_usd, parse_usd
+from gateway.providers.dialect import Endpoint
 from models import ids
 from models.ids import Prefix
 from tests.contract.simulator_process import SimulatorProcess, echo
@@ -242,6 +243,25 @@ def test_an_anthropic_model_is_answered_in_openais_shape(web: Web, customer: Cus
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["total_tokens"] > 0
     assert response.headers["X-Cost-Usd"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("claude-haiku-4-5", "claude-sonnet-4-5", "claude-opus-4-5", "claude-sonnet-4-6"),
+        *("claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"),
+    ],
+)
+def test_who_sets_no_limit_is_asked_for_with_all_that_a_claude_may_say(
+    web: Web, customer: Customer, model: str
+) -> None:
+    body = {"model": model, "messages": SAYS_HI}
+    (route,) = web.state.house.router.routes(Endpoint.CHAT_COMPLETIONS, model, body)
+    line = route.dialect.encode_line("r-1", Endpoint.CHAT_COMPLETIONS, route.offer.model, body)
+    limit = orjson.loads(line)["params"]["max_tokens"]
+    assert limit == route.model.max_output_tokens
+    # Anthropic refuses a limit above the model's.
+    assert web.client(customer).post(CHAT, json=body).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from gateway.providers.anthropic_media import Untranslatable
-from tests.unit.translating import CALL, USER, Json, calling, parts, said, translate
+from gateway.providers.anthropic_messages import to_messages
+from tests.unit.translating import CALL, OUTPUT_LIMIT, USER, Json, calling, parts, said, translate
 
 
 def picture(url: Any) -> Json:
@@ -98,10 +99,15 @@ def test_an_effort_and_a_schema_share_the_output_config() -> None:
     }
 
 
-def test_a_budget_for_thinking_is_added_to_the_limit_that_nobody_set() -> None:
+def test_who_sets_no_limit_gets_the_models_own_thinking_included() -> None:
     thinking = {"type": "enabled", "budget_tokens": 2_000}
-    assert translate(thinking=thinking)["max_tokens"] == 2_512
+    assert translate(thinking=thinking)["max_tokens"] == OUTPUT_LIMIT
     assert translate(thinking=thinking, max_tokens=3_000)["max_tokens"] == 3_000
+
+
+def test_a_budget_for_thinking_is_added_to_a_limit_that_nobody_knows() -> None:
+    body = {"messages": [USER], "thinking": {"type": "enabled", "budget_tokens": 2_000}}
+    assert to_messages("claude-next", body, None)["max_tokens"] == 4_096 + 2_000
 
 
 @pytest.mark.parametrize(

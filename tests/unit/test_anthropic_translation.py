@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from gateway.providers.anthropic_media import Untranslatable
 from gateway.providers.anthropic_messages import to_messages
-from tests.unit.translating import CALL, MODEL, TOOL, USER, Json, calling, parts, said, translate
+from tests.unit.translating import (
+    CALL,
+    MODEL,
+    OUTPUT_LIMIT,
+    TOOL,
+    USER,
+    Json,
+    calling,
+    parts,
+    said,
+    translate,
+)
 
 # The conversation.
 
@@ -17,7 +28,7 @@ from tests.unit.translating import CALL, MODEL, TOOL, USER, Json, calling, parts
 def test_the_least_request_gets_a_model_and_the_limit_that_anthropic_requires() -> None:
     assert translate() == {
         "model": MODEL,
-        "max_tokens": 512,
+        "max_tokens": OUTPUT_LIMIT,
         "messages": [{"role": "user", "content": [said("hi")]}],
     }
 

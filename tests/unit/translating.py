@@ -20,11 +20,13 @@ TOOL: Json = {
         "strict": True,
     },
 }
+OUTPUT_LIMIT = 8_192
 USER: Json = {"role": "user", "content": "hi"}
 
 
 def translate(messages: list[Json] | None = None, **fields: Any) -> Json:
-    return to_messages(MODEL, {"messages": [USER] if messages is None else messages, **fields}, 512)
+    asked = {"messages": [USER] if messages is None else messages, **fields}
+    return to_messages(MODEL, asked, OUTPUT_LIMIT)
 
 
 def said(text: str) -> Json:
