@@ -21,6 +21,7 @@ from benchmarks import bare_insert
 from benchmarks.journey import cut_and_upload, ingest, wait_for_provider
 from benchmarks.overhead.load import Request, call
 from benchmarks.world import MODEL, World, works, world
+from gateway import collecting
 from gateway.house import build
 from local.processes import free_port
 from settings import load
@@ -149,6 +150,7 @@ def disturbed(lines: int, spool_root: Path) -> tuple[float, float]:
 
 def _take_in(environ: dict[str, str], spool_root: Path) -> None:
     house = build(load(environ), name="benchmark-worker", pool_size=7)
+    collecting.spare_what_stays()
     ingest(works(house, spool_root))
     house.close()
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 
+from gateway import collecting
 from gateway.access import accounts, keys
 from gateway.billing import ledger
 from gateway.calls.idempotency import Stored
@@ -141,6 +142,7 @@ def world(spool_root: Path) -> Iterator[World]:
                 monthly_nanos=CREDIT_NANOS,
             )
         assert postgres.pid is not None
+        collecting.spare_what_stays()
         yield World(variables, house, works(house, spool_root), account_id, key.text, postgres.pid)
         house.close()
 

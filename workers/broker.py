@@ -14,6 +14,7 @@ from dramatiq.middleware import AgeLimit, Retries, TimeLimit
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from gateway import collecting
 from gateway.lanes.standard_lane import CLOSE_SECONDS
 from models.session import is_away
 from settings import SettingsError, load, logs
@@ -74,3 +75,4 @@ def setup() -> None:
     middleware = [AgeLimit(), TimeLimit(), Retries(max_retries=0), Away(), Closing()]
     set_broker(redis_broker(redis_client(settings), middleware))
     toolbox.fill(settings)
+    collecting.spare_what_stays()

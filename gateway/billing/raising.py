@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from gateway.billing import balances, spending
 
-_LOCK_OPEN = text(
+# Which of them are open is told, not asked for; see `ledger`.
+_LOCK = text(
     """
-    SELECT id, account_id, key_id, held_on, amount_nanos FROM holds
-    WHERE id = ANY(:hold_ids) AND status = 'open' ORDER BY id FOR UPDATE
+    SELECT id, account_id, key_id, held_on, amount_nanos, status = 'open' AS is_open FROM holds
+    WHERE id = ANY(:hold_ids) ORDER BY id FOR UPDATE
     """
 )
 _RAISE = text(
@@ -52,7 +53,8 @@ def raise_holds(session: Session, amounts_nanos: Mapping[UUID, int]) -> set[UUID
             row.held_on,
             max(0, amounts_nanos[row.id] - row.amount_nanos),
         )
-        for row in session.execute(_LOCK_OPEN, {"hold_ids": list(amounts_nanos)})
+        for row in session.execute(_LOCK, {"hold_ids": list(amounts_nanos)})
+        if row.is_open
     ]
     if not wanted:
         return set()

@@ -91,12 +91,14 @@ def expired(job_id: UUID) -> Ending:
 
 
 # Two statements, each by primary key: how many of the ids are live is nothing that the planner
-# could know, and joining what it takes for one row it would go through a set once for each.
-_LOCK_LIVE = """
+# could know, and joining what it takes for one row it would go through a set once for each. Which
+# are live is told, not asked for: to leave the others out it would read the partial index of all
+# live jobs, once a set.
+_LOCK = """
     SELECT jobs.id, account_id, webhook, key_id, jobs.endpoint, round, jobs.created_at, now(),
-           lanes.provider, lanes.model, jobs.source
+           lanes.provider, lanes.model, jobs.source, completed_at IS NULL
     FROM jobs JOIN lanes ON lanes.id = jobs.lane_id
-    WHERE jobs.id = ANY(%(job_ids)s::uuid[]) AND completed_at IS NULL
+    WHERE jobs.id = ANY(%(job_ids)s::uuid[])
     ORDER BY jobs.id FOR UPDATE OF jobs
 """
 _END = text(
@@ -106,7 +108,7 @@ _END = text(
 
 
 class _Ended(NamedTuple):
-    """A job that ends in this transaction."""
+    """A job that ends in this transaction, if it is live."""
 
     id: UUID
     account_id: UUID
@@ -119,6 +121,7 @@ class _Ended(NamedTuple):
     provider: str
     model: str
     source: str | None
+    is_live: bool
 
 
 def finish(session: Session, endings: Sequence[Ending]) -> set[UUID]:
@@ -130,10 +133,10 @@ def finish(session: Session, endings: Sequence[Ending]) -> set[UUID]:
     wanted = {ending.job_id: ending for ending in endings}
     if not wanted:
         return set()
-    rows = fetch_rows(session, _LOCK_LIVE, {"job_ids": uuid_array(wanted)})
-    if not rows:
+    rows = fetch_rows(session, _LOCK, {"job_ids": uuid_array(wanted)})
+    jobs = [job for job in map(_Ended._make, rows) if job.is_live]
+    if not jobs:
         return set()
-    jobs = list(map(_Ended._make, rows))
     live = [wanted[job.id] for job in jobs]
     for status in {ending.status for ending in live}:
         ended = uuid_array([ending.job_id for ending in live if ending.status is status])

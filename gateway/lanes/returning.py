@@ -22,11 +22,11 @@ _CLOSE_LINES = text(
     WHERE batch_id = :batch_id AND job_id = ANY(:job_ids) AND status = 'open'
     """
 )
+# Which of them are live is told, not asked for; see `endings`.
 _LOCK = text(
     """
-    SELECT id, status, failures FROM jobs
-    WHERE id = ANY(:job_ids) AND batch_id = :batch_id AND completed_at IS NULL
-    ORDER BY id FOR UPDATE
+    SELECT id, status, failures, completed_at IS NULL AND batch_id = :batch_id AS is_here FROM jobs
+    WHERE id = ANY(:job_ids) ORDER BY id FOR UPDATE
     """
 )
 _REQUEUE = text(
@@ -63,6 +63,8 @@ def return_lines(
     session.execute(_CLOSE_LINES, {"batch_id": batch_id, "job_ids": job_ids})
     ends, again = [], []
     for job in session.execute(_LOCK, {"job_ids": job_ids, "batch_id": batch_id}):
+        if not job.is_here:
+            continue
         if job.status == "cancelling":
             ends.append(endings.cancelled(job.id))
         elif failed and job.failures + 1 >= MAX_FAILURES:
