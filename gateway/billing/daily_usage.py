@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
@@ -26,8 +25,7 @@ class Slot(NamedTuple):
     surface: UsageSurface
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """One settlement. `list_nanos` is None where it has no price; nothing then counts but that."""
 
     slot: Slot

@@ -17,8 +17,7 @@ from models.states import TransferKind
 from models.usage import UsageSurface
 
 
-@dataclass(frozen=True, slots=True)
-class Amounts:
+class Amounts(NamedTuple):
     """What a usage comes to: the provider's price, the customer's, and the standard lane's."""
 
     cost_nanos: int
@@ -26,8 +25,7 @@ class Amounts:
     list_nanos: int
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """What one job or call used. `amounts` is None where the provider reported no usage."""
 
     hold_id: UUID

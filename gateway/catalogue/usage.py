@@ -19,7 +19,7 @@ class Usage:
     reasoning: int = 0
 
     def __post_init__(self) -> None:
-        counts = (
+        least = min(
             self.input_uncached,
             self.cache_read,
             self.cache_write_short,
@@ -27,7 +27,7 @@ class Usage:
             self.output,
             self.reasoning,
         )
-        if any(count < 0 for count in counts):
+        if least < 0:
             raise ValueError("token counts are never negative")
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from gateway.lanes.works import LanePolicy
@@ -15,8 +16,7 @@ A translated body may also grow a little; the limits that the dialects state lea
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """One job that waits in a lane."""
 
     job_id: UUID

@@ -5,7 +5,6 @@ cancellation, a refused batch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -34,8 +33,7 @@ CHANNEL = "jobs_done"
 _NOTHING_USED = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How one job ends. `body` is the completion, or the content of `error`, as JSON bytes.
 
     Without a charge the job's hold is released whole.

@@ -1,7 +1,7 @@
 """Cutting lanes: queued jobs become the lines of provider batches."""
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -17,8 +17,7 @@ from models.session import transaction
 from models.states import BatchStatus, LineState
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """A waiting job, locked, with the round that its next line will have."""
 
     waiting: Waiting

@@ -1,8 +1,9 @@
 """Ingestion: the result files of an ended batch become results, charges and events.
 
-Files are streamed to disk and read back line by line, a chunk ahead of what is being written. A
-chunk of lines is one transaction, and only lines that are still open count in it: a chunk may be
-repeated, a file read twice, the work killed at any byte, and nothing happens twice.
+Files are streamed to disk, read back line by line and worked out a chunk ahead of what is being
+written, for PostgreSQL has a core of its own to write on. A chunk of lines is one transaction, and
+only lines that are still open count in it: a chunk may be repeated, a file read twice, the work
+killed at any byte, and nothing happens twice.
 """
 
 import logging
@@ -17,11 +18,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from gateway.billing import ledger
-from gateway.billing.ledger import Charge
-from gateway.billing.pricing import PriceBook, amounts
-from gateway.catalogue.rates import PriceSnapshot
-from gateway.catalogue.usage import Usage
+from gateway.billing.pricing import PriceBook
 from gateway.lanes import endings, isolation, leases, returning, submission
+from gateway.lanes.answers import Answer, Chunk, work_out
 from gateway.lanes.credentials import is_final, refusal, refuses_own_key
 from gateway.lanes.endings import Ending
 from gateway.lanes.leases import Claim, LeaseLost
@@ -31,7 +30,6 @@ from gateway.lanes.records import (
     Target,
     custom_id,
     read_batch,
-    split_custom_id,
     target_of,
 )
 from gateway.lanes.results import ahead, read_chunks
@@ -39,11 +37,10 @@ from gateway.lanes.works import Works, backoff_seconds
 from gateway.providers.dialect import (
     Broken,
     LineOutcome,
-    LineResult,
     ProviderError,
     Rejected,
 )
-from models.bulk import array, fetch_rows, uuid_array
+from models.bulk import fetch_rows, uuid_array
 from models.session import transaction
 from models.states import BatchStatus, LineState
 
@@ -55,8 +52,6 @@ DENIED_PATIENCE = timedelta(minutes=10)
 """How long a file is asked for that the provider denies: it may only not know of it yet."""
 BROKEN_PATIENCE = timedelta(hours=6)
 """How long a file that never arrives whole is asked for."""
-LARGEST_COUNT = 2**31 - 1
-"""Tokens that a settlement's column can hold, and far more than any call can use."""
 REASONS = {
     LineOutcome.RETRYABLE: "The provider failed to answer this call in three rounds.",
     LineOutcome.EXPIRED: "The provider did not get to this call in three rounds.",
@@ -66,23 +61,17 @@ MISSING = "The provider left this call out of its results in three rounds."
 
 
 class _OpenLine(NamedTuple):
-    """A line that waits for its result, and what its job's charge needs.
-
-    A job that `has_left` is in the standard lane, or was.
-    """
+    """A line that waits for its result; a job that `has_left` is in the standard lane, or was."""
 
     job_id: UUID
     round: int
     live: bool
     has_left: bool
-    model: str
-    price_id: str
-    markup_bps: int
 
 
-_OPEN_LINES = """
+_LOCK_OPEN = """
     SELECT jobs.id, lines.round, jobs.completed_at IS NULL,
-           jobs.batch_id IS DISTINCT FROM lines.batch_id, jobs.model, jobs.price_id, jobs.markup_bps
+           jobs.batch_id IS DISTINCT FROM lines.batch_id
     FROM lines JOIN jobs ON jobs.id = lines.job_id
     WHERE lines.batch_id = %(batch_id)s AND lines.job_id = ANY(%(job_ids)s::uuid[])
       AND lines.status = 'open'
@@ -206,8 +195,9 @@ def _take_in(
             # What was in the file counts as missing.
             log.error("batch.results_gone", extra={"batch_id": str(batch.id), "alert": True})
             continue
-        for chunk in ahead(read_chunks(path, target.dialect.parse_line)):
-            _settle_chunk(works, prices, claim, batch, chunk)
+        chunks = read_chunks(path, target.dialect.parse_line)
+        for chunk in ahead(work_out(works.engine, prices, batch, lines) for lines in chunks):
+            _settle_chunk(works, claim, chunk)
             endings.announce(works.engine, batch.id)
 
 
@@ -221,90 +211,54 @@ def _is_lost(error: ProviderError, batch: BatchRecord) -> bool:
     return batch.ended_for >= patience
 
 
-def _settle_chunk(
-    works: Works, prices: PriceBook, claim: Claim, batch: BatchRecord, chunk: Sequence[LineResult]
-) -> None:
+def _settle_chunk(works: Works, claim: Claim, chunk: Chunk) -> None:
     """Settles the lines of one chunk that are still open.
 
-    1. Of an id that comes twice the first counts; ids that are not of this batch are left out.
+    1. Ids that are not of this batch are left out, and so are lines that were settled before.
     2. A line whose job lives ends it, or sends it back to the queue. To a job that has left for
        the standard lane only an answer matters: it came first, at half the price.
     3. A line that succeeded after its job had ended is late: the house pays for it.
     """
-    results: dict[str, LineResult] = {}
-    for result in chunk:
-        results.setdefault(result.custom_id, result)
-    named = [digits for name in results if (digits := split_custom_id(name))]
+    batch_id = claim.batch_id
     with transaction(works.engine) as session:
         leases.fence(session, claim)
-        rows = fetch_rows(
-            session,
-            _OPEN_LINES,
-            {"batch_id": batch.id, "job_ids": array([job_id for job_id, _ in named])},
-        )
+        rows = fetch_rows(session, _LOCK_OPEN, {"batch_id": batch_id, "job_ids": chunk.job_ids})
         lines = [
             (line, answer)
             for line in map(_OpenLine._make, rows)
-            if (answer := results.get(custom_id(line.job_id, line.round)))
+            if (answer := chunk.answers.get(custom_id(line.job_id, line.round)))
         ]
-        foreign = len(chunk) - len(lines)
+        foreign = chunk.line_count - len(lines)
         if foreign:
-            log.info("batch.lines_passed_over", extra={"batch_id": str(batch.id), "lines": foreign})
-        _settle_lines(session, prices, batch, lines)
+            log.info("batch.lines_passed_over", extra={"batch_id": str(batch_id), "lines": foreign})
+        _settle_lines(session, batch_id, lines)
 
 
 def _settle_lines(
-    session: Session,
-    prices: PriceBook,
-    batch: BatchRecord,
-    lines: Sequence[tuple[_OpenLine, LineResult]],
+    session: Session, batch_id: UUID, lines: Sequence[tuple[_OpenLine, Answer]]
 ) -> None:
-    snapshots = prices.load(session, {line.price_id for line, _ in lines})
     ends: list[Ending] = []
     closed: dict[LineState, list[UUID]] = defaultdict(list)
     back: dict[UUID, str] = {}
     late_cost = 0
-    for line, result in lines:
-        if result.outcome is LineOutcome.SUCCEEDED:
-            charge = _charge(batch, line, result, snapshots[line.price_id])
-            if line.live:
-                assert result.body is not None
-                ends.append(endings.completed(line.job_id, line.model, result.body, charge))
-            elif charge.amounts is not None:
-                late_cost += charge.amounts.cost_nanos
-            closed[LineState.SUCCEEDED if line.live else LineState.LATE].append(line.job_id)
-        elif result.outcome is LineOutcome.REJECTED:
-            reason = result.error or "The provider refused it."
+    for line, answer in lines:
+        if answer.ending is None:
+            back[line.job_id] = REASONS[answer.outcome]
+        elif answer.outcome is LineOutcome.REJECTED:
             if not line.has_left:
-                ends.append(endings.rejected(line.job_id, reason))
+                ends.append(answer.ending)
             closed[LineState.FAILED].append(line.job_id)
+        elif line.live:
+            ends.append(answer.ending)
+            closed[LineState.SUCCEEDED].append(line.job_id)
         else:
-            back[line.job_id] = REASONS[result.outcome]
+            late_cost += answer.cost_nanos
+            closed[LineState.LATE].append(line.job_id)
     for status, job_ids in closed.items():
         session.execute(
             _CLOSE_LINES,
-            {"batch_id": batch.id, "status": status.value, "job_ids": uuid_array(job_ids)},
+            {"batch_id": batch_id, "status": status.value, "job_ids": uuid_array(job_ids)},
         )
-    ledger.book_unbilled_cost(session, batch.id, late_cost, "results after their jobs had ended")
-    ends += returning.return_lines(session, batch.id, back)
+    ledger.book_unbilled_cost(session, batch_id, late_cost, "results after their jobs had ended")
+    ends += returning.return_lines(session, batch_id, back)
     endings.finish(session, ends)
-
-
-def _charge(
-    batch: BatchRecord, line: _OpenLine, result: LineResult, snapshot: PriceSnapshot
-) -> Charge:
-    """What an answer costs; without amounts if its usage was not told or cannot be true."""
-    usage = result.usage
-    if usage is not None and max(usage.input_total, usage.output, usage.reasoning) > LARGEST_COUNT:
-        usage = None
-    return Charge(
-        hold_id=line.job_id,
-        lane="batch",
-        provider=batch.provider,
-        model=batch.model,
-        price_id=line.price_id,
-        markup_bps=line.markup_bps,
-        usage=usage or Usage(),
-        amounts=None if usage is None else amounts(usage, snapshot, "batch", line.markup_bps),
-        batch_id=batch.id,
-    )

@@ -237,8 +237,7 @@ class LineOutcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class LineResult:
+class LineResult(NamedTuple):
     """One parsed result line. `body` is OpenAI-shaped: the completion, or `{"error": …}`'s content.
 
     For a line that did not succeed `body` is None and `error` holds the message for the caller,

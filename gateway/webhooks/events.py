@@ -109,8 +109,7 @@ def _validate_types(value: object) -> list[str]:
     return list(dict.fromkeys(value))
 
 
-@dataclass(frozen=True, slots=True)
-class JobEvent:
+class JobEvent(NamedTuple):
     """Something that happened to a job; `webhook` is the job's own, as validated."""
 
     account_id: UUID

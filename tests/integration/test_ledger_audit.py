@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -191,7 +190,7 @@ def test_a_fault_that_is_everywhere_is_not_listed_for_ever(ledger: Ledger) -> No
 def test_a_charge_in_a_lane_without_a_price_is_wrong(ledger: Ledger) -> None:
     account = ledger.account(100)
     hold = ledger.held(account, 50)
-    ledger.settle(replace(costing(hold, 11), price_id=ids.new().hex))
+    ledger.settle(costing(hold, 11)._replace(price_id=ids.new().hex))
     (violation,) = audit.verify(ledger.engine).violations
     assert "is not its usage at its price snapshot" in violation
 

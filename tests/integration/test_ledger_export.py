@@ -6,7 +6,6 @@ import json
 import tracemalloc
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -60,7 +59,7 @@ def world(database_url: str) -> Iterator[World]:
         books = Ledger(world.engine)
         own_key = books.held(poor, 0)
         fee = amounts(USAGE, PRICES, "batch", FEE_BPS)
-        books.settle(replace(charge_of(own_key), markup_bps=FEE_BPS, amounts=fee))
+        books.settle(charge_of(own_key)._replace(markup_bps=FEE_BPS, amounts=fee))
         (cancelled, _) = world.accept(2)
         world.cancel(cancelled)
         world.check_books()
