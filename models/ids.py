@@ -10,6 +10,9 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+_NOT_RANDOM = 0xF << 76 | 0b11 << 62
+_VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
+
 
 class Prefix(StrEnum):
     """What an id names; the word before its underscore (or hyphen)."""
@@ -31,13 +34,8 @@ class Prefix(StrEnum):
 def new() -> UUID:
     """A fresh UUIDv7."""
     milliseconds = time.time_ns() // 1_000_000
-    random_bits = int.from_bytes(os.urandom(10), "big")
-    value = (milliseconds & (1 << 48) - 1) << 80
-    value |= 0x7 << 76
-    value |= (random_bits >> 68) << 64
-    value |= 0b10 << 62
-    value |= random_bits & (1 << 62) - 1
-    return UUID(int=value)
+    value = milliseconds << 80 | int.from_bytes(os.urandom(10))
+    return UUID(int=value & ~_NOT_RANDOM | _VERSION_AND_VARIANT)
 
 
 def floor(moment: datetime) -> UUID:

@@ -1,7 +1,7 @@
 """What each account uses by the day: the sums of its settlements, kept as they are written."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from uuid import UUID
 
@@ -35,6 +35,8 @@ class Use(NamedTuple):
     list_nanos: int | None
 
 
+Sums = Mapping[Slot, tuple[int, ...]]
+"""What is added to each row, in the order of its columns."""
 _SUMS = (
     "calls",
     "unpriced_calls",
@@ -100,17 +102,21 @@ def experience(session: Session, account_id: UUID, provider: str, model: str) ->
     return Experience(*session.execute(_EXPERIENCE, wanted).one())
 
 
-def add(session: Session, uses: Iterable[Use]) -> None:
-    """Adds settlements of this transaction to its day, in UTC.
-
-    The balances of their accounts are locked by then, so no two transactions meet in a row.
-    """
+def summed(uses: Iterable[Use]) -> Sums:
+    """The sums of settlements that are made together, by what their day is summed by."""
     amounts: dict[Slot, list[tuple[int, ...]]] = defaultdict(list)
     for use in uses:
         amounts[use.slot].append(_amounts(use))
-    if not amounts:
+    return {slot: tuple(map(sum, zip(*each, strict=True))) for slot, each in amounts.items()}
+
+
+def add(session: Session, sums: Sums) -> None:
+    """Adds settlements to the day on which this transaction makes them, once a transaction.
+
+    The balances of their accounts are locked by then, so no two transactions meet in a row.
+    """
+    if not sums:
         return
-    sums = {slot: map(sum, zip(*each, strict=True)) for slot, each in amounts.items()}
     columns = zip(*sums.values(), strict=True)
     with cursor(session) as driver_cursor:
         driver_cursor.execute(

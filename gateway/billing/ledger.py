@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from gateway.billing import balances, settlements, spending, transfers
+from gateway.billing import balances, daily_usage, settlements, spending, transfers
 from gateway.billing.settlements import Amounts as Amounts
 from gateway.billing.settlements import Charge as Charge
 from gateway.billing.settlements import Move, Owner, Tab
@@ -144,7 +144,8 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
     2. A charge is covered by its own hold first. What exceeds it draws the balance, with what
        other holds of this set gave back; what the balance cannot give is the house's loss.
     3. A charge without usage moves its whole hold to suspense.
-    4. Balances come last, for they are what everybody wants; unless one must be looked into.
+    4. Balances come last, for they are what everybody wants, when all that is to be added is
+       known; unless one must be looked into.
     """
     wanted: dict[UUID, Charge] = {}
     for charge in charges:
@@ -170,6 +171,7 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
     _cover_overruns(session, moves, tabs)
     if moves:
         settlements.write(session, moves)
+    used = settlements.usage(moves)
     changes: dict[UUID, tuple[int, int]] = defaultdict(lambda: (0, 0))
     for (account_id, _, _), tab in tabs.items():
         debits, held = changes[account_id]
@@ -179,7 +181,7 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
         session,
         {(key, day): tab.paid_nanos - tab.released_nanos for (_, key, day), tab in tabs.items()},
     )
-    settlements.count(session, moves)
+    daily_usage.add(session, used)
     return set(owners)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from gateway.billing import daily_usage, transfers
-from gateway.billing.daily_usage import Slot, Use
+from gateway.billing.daily_usage import Slot, Sums, Use
 from gateway.catalogue.usage import Usage
 from models.bulk import copy_rows
 from models.ledger import Settlement, Transfer
@@ -99,9 +99,9 @@ def write(session: Session, moves: Sequence[Move]) -> None:
     copy_rows(session, Settlement, _SETTLEMENT_COLUMNS, map(_settlement, moves))
 
 
-def count(session: Session, moves: Iterable[Move]) -> None:
-    """Adds the same to their day; the accounts' balances are locked. See `daily_usage`."""
-    daily_usage.add(session, map(_use, moves))
+def usage(moves: Iterable[Move]) -> Sums:
+    """What the same come to in their day; see `daily_usage`."""
+    return daily_usage.summed(map(_use, moves))
 
 
 def _transfers(moves: Iterable[Move]) -> Iterator[tuple[object, ...]]:

@@ -154,6 +154,7 @@ def record(session: Session, happened: Sequence[JobEvent | AccountEvent]) -> int
     told = [
         (ids.new(), each, ways)
         for each in happened
+        if subscribers or (isinstance(each, JobEvent) and each.webhook)
         if (ways := list(_ways(each, subscribers.get(each.account_id, ()))))
     ]
     if not told:
