@@ -4,6 +4,7 @@ Of a line's job only what never changes is read here, so that all of this can be
 chunk before is still being written. Whether the line counts, the locks decide.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -20,6 +21,8 @@ from gateway.lanes.records import BatchRecord, custom_id, split_custom_id
 from gateway.providers.dialect import LineOutcome, LineResult
 from models.bulk import array, fetch_rows
 from models.session import transaction
+
+log = logging.getLogger(__name__)
 
 LARGEST_COUNT = 2**31 - 1
 """Tokens that a settlement's column can hold, and far more than any call can use."""
@@ -39,9 +42,8 @@ class Answer(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some lines of a file: how many there were, and the answers of those that are the batch's."""
+    """What some lines of a file come to: the jobs that they name, and the batch's answers."""
 
-    line_count: int
     job_ids: str
     answers: Mapping[str, Answer]
 
@@ -76,7 +78,12 @@ def work_out(
         found = fetch_rows(session, _LINES, {"batch_id": batch.id, "job_ids": job_ids})
         known = list(map(_Line._make, found))
         snapshots = prices.load(session, {line.price_id for line in known})
-    return Chunk(len(lines), job_ids, dict(_answers(batch, known, results, snapshots)))
+    answers = dict(_answers(batch, known, results, snapshots))
+    unknown, repeated = len(results) - len(answers), len(lines) - len(results)
+    if unknown or repeated:
+        strange = {"unknown": unknown, "repeated": repeated}
+        log.warning("batch.strange_lines", extra={"batch_id": str(batch.id), **strange})
+    return Chunk(job_ids, answers)
 
 
 def _answers(

@@ -214,7 +214,7 @@ def _is_lost(error: ProviderError, batch: BatchRecord) -> bool:
 def _settle_chunk(works: Works, claim: Claim, chunk: Chunk) -> None:
     """Settles the lines of one chunk that are still open.
 
-    1. Ids that are not of this batch are left out, and so are lines that were settled before.
+    1. Lines that were settled before are left out.
     2. A line whose job lives ends it, or sends it back to the queue. To a job that has left for
        the standard lane only an answer matters: it came first, at half the price.
     3. A line that succeeded after its job had ended is late: the house pays for it.
@@ -228,9 +228,6 @@ def _settle_chunk(works: Works, claim: Claim, chunk: Chunk) -> None:
             for line in map(_OpenLine._make, rows)
             if (answer := chunk.answers.get(custom_id(line.job_id, line.round)))
         ]
-        foreign = chunk.line_count - len(lines)
-        if foreign:
-            log.info("batch.lines_passed_over", extra={"batch_id": str(batch_id), "lines": foreign})
         _settle_lines(session, batch_id, lines)
 
 

@@ -81,7 +81,15 @@ def test_a_batch_is_taken_in_once_however_often_it_is_rung_for(world: World) -> 
     assert world.moved()["charge"] == 3 * LINE_NANOS
 
 
-def test_of_a_line_that_comes_twice_the_first_counts(world: World) -> None:
+def strange_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[object, object]]:
+    """How many ids the log told to be unknown, and repeated."""
+    told = [vars(each) for each in caplog.records if each.message == "batch.strange_lines"]
+    return [(each["unknown"], each["repeated"]) for each in told]
+
+
+def test_of_a_line_that_comes_twice_the_first_counts_and_the_log_tells_of_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     batch_id, batch = world.submitted(2)
     cheap = result_line(batch.lines[0].custom_id, using(Usage(1))(batch.lines[0]) or {})
     batch.end(succeeded, cheap, cheap)
@@ -89,9 +97,12 @@ def test_of_a_line_that_comes_twice_the_first_counts(world: World) -> None:
     world.ingest(batch_id)
     assert world.jobs() == {"completed": 2}
     assert world.moved()["charge"] == 2 * LINE_NANOS
+    assert strange_lines(caplog) == [(0, 2)]
 
 
-def test_lines_of_others_and_of_nobody_are_passed_over(world: World) -> None:
+def test_lines_of_others_and_of_nobody_are_passed_over_and_told_of(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     other = world.submitted(1, model="model-b")[1].lines[0]
     batch_id, batch = world.submitted(1)
     own = batch.lines[0]
@@ -117,6 +128,7 @@ def test_lines_of_others_and_of_nobody_are_passed_over(world: World) -> None:
     world.ingest(batch_id)
     assert world.jobs() == {"completed": 1, "in_progress": 1}
     assert world.moved()["charge"] == LINE_NANOS
+    assert strange_lines(caplog) == [(len(strangers), 0)]
 
 
 def test_a_line_of_another_round_does_not_hide_the_right_one(world: World) -> None:
