@@ -3,10 +3,12 @@
 import ssl
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpcore
 import httpx
+
+from gateway.net.http11 import Exchanges, Origin, Request
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 DEADLINE = "deadline"
@@ -23,21 +25,6 @@ _EXCEPTIONS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.LocalProtocolError: httpx.LocalProtocolError,
     httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
 }
-
-
-class Origin(NamedTuple):
-    """What a connection is made to."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def of(cls, url: httpx.URL) -> "Origin":
-        if url.scheme not in ("http", "https") or not url.host:
-            raise httpx.UnsupportedProtocol("a full http:// or https:// URL is needed")
-        default_port = 443 if url.scheme == "https" else 80
-        return cls(url.scheme, url.raw_host.decode("ascii"), url.port or default_port)
 
 
 class Deadline:
@@ -124,33 +111,34 @@ class _Backend(httpcore.NetworkBackend):
 class _Body(httpx.SyncByteStream):
     """An answer's body as it arrives; closing it early closes the connection."""
 
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
+    def __init__(self, connection: "Connection", pieces: Iterator[bytes]) -> None:
+        self._connection = connection
+        self._pieces = pieces
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._response.iter_stream()
+            yield from self._pieces
         except tuple(_EXCEPTIONS) as error:
             raise _as_httpx(error) from error
 
     def close(self) -> None:
-        self._response.close()
+        if not self._connection.idle:
+            self._connection.close()
 
 
 class Connection:
     """One connection to one origin, one exchange at a time; dials when first used."""
 
     def __init__(self, origin: Origin, ssl_context: ssl.SSLContext) -> None:
+        self._origin = origin
+        self._ssl_context = ssl_context
         self._deadline = Deadline()
-        self._http = httpcore.HTTPConnection(
-            origin=httpcore.Origin(origin.scheme.encode(), origin.host.encode(), origin.port),
-            ssl_context=ssl_context,
-            network_backend=_Backend(self._deadline),
-        )
+        self._stream: httpcore.NetworkStream | None = None
+        self._exchanges: Exchanges | None = None
 
     def send(
         self,
-        request: httpx.Request,
+        request: Request,
         timeout_seconds: float,
         read_timeout_seconds: float,
         answer_timeout_seconds: float,
@@ -161,43 +149,58 @@ class Connection:
         `read_timeout_seconds` at a time after them.
         """
         self._deadline.set(timeout_seconds, answer_timeout_seconds)
-        url = request.url
-        target = httpcore.URL(
-            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-        )
         try:
-            response = self._http.handle_request(
-                httpcore.Request(
-                    request.method,
-                    target,
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions={"timeout": {"connect": CONNECT_TIMEOUT_SECONDS}},
-                )
-            )
+            exchanges = self._exchanges or self._dial()
+            status, headers = exchanges.send(request)
         except tuple(_EXCEPTIONS) as error:
-            raise _as_httpx(error, request) from error
+            self.close()
+            raise _as_httpx(error) from error
+        except BaseException:
+            self.close()
+            raise
         self._deadline.expect(read_timeout_seconds)
         return httpx.Response(
-            response.status,
-            headers=response.headers,
-            stream=_Body(response),
-            request=request,
+            status,
+            headers=headers,
+            stream=_Body(self, exchanges.body()),
+            request=request.address.told,
             extensions={DEADLINE: self._deadline},
         )
 
     @property
     def idle(self) -> bool:
         """Whether the last exchange ended cleanly, so that another may follow."""
-        return self._http.is_idle()
+        return self._exchanges is not None and self._exchanges.idle
 
     def hung_up(self) -> bool:
-        """Whether the server has closed the idle connection: one system call."""
-        return self._http.has_expired()
+        """Whether the server has closed the idle connection, or says what nobody asked for.
+
+        One system call. TLS answers by itself what is not meant for us.
+        """
+        assert self._stream is not None  # a connection that is idle has been dialled
+        socket = self._stream.get_extra_info("socket")
+        socket.settimeout(0.0)
+        try:
+            socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError:
+            return True
+        return True
 
     def close(self) -> None:
-        self._http.close()
+        self._exchanges = None
+        if self._stream is not None:
+            self._stream.close()
+
+    def _dial(self) -> Exchanges:
+        scheme, host, port = self._origin
+        self._stream = _Backend(self._deadline).connect_tcp(host, port, CONNECT_TIMEOUT_SECONDS)
+        if scheme == "https":
+            self._stream = self._stream.start_tls(self._ssl_context, host, CONNECT_TIMEOUT_SECONDS)
+        self._exchanges = Exchanges(self._stream)
+        return self._exchanges
 
 
-def _as_httpx(error: Exception, request: httpx.Request | None = None) -> httpx.TransportError:
-    return _EXCEPTIONS[type(error)](str(error), request=request)
+def _as_httpx(error: Exception) -> httpx.TransportError:
+    return _EXCEPTIONS[type(error)](str(error))

@@ -16,7 +16,8 @@ from typing import Protocol
 
 import httpx
 
-from gateway.net.connection import Connection, Origin
+from gateway.net.connection import Connection
+from gateway.net.http11 import Origin, Request, address_of
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Client(Protocol):
 
     def send(
         self,
-        request: httpx.Request,
+        request: Request,
         timeout_seconds: float,
         read_timeout_seconds: float,
         answer_timeout_seconds: float,
@@ -55,15 +56,21 @@ class _Transport:
 
     def send(
         self,
-        request: httpx.Request,
+        request: Request,
         timeout_seconds: float,
         read_timeout_seconds: float,
         answer_timeout_seconds: float,  # noqa: ARG002 (a connection's; httpx knows one read time-out)
     ) -> httpx.Response:
         timeout = httpx.Timeout(min(timeout_seconds, read_timeout_seconds))
-        request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
-        response = self._transport.handle_request(request)
-        response.request = request
+        asked = httpx.Request(
+            request.address.told.method,
+            request.address.told.url,
+            headers=dict(request.headers),
+            content=request.content,
+            extensions={"timeout": timeout.as_dict()},
+        )
+        response = self._transport.handle_request(asked)
+        response.request = asked
         return response
 
     def close(self) -> None:
@@ -91,6 +98,7 @@ class HttpClients:
         self._idle_seconds = idle_seconds
         self._clock = clock
         self._ssl_context = httpx.create_ssl_context(trust_env=False)
+        self._ssl_context.set_alpn_protocols(["http/1.1"])
         self._lock = threading.Lock()
         self._stacks: dict[Origin, deque[tuple[float, Client]]] = {}
         self._next_sweep = 0.0
@@ -142,8 +150,8 @@ class HttpClients:
 
         `answer_timeout_seconds` bounds the silence before the headers, where that may be longer.
         """
-        request = httpx.Request(method, url, headers={**_HEADERS, **headers}, content=content)
-        origin = Origin.of(request.url)
+        request = Request(address_of(method, url), {**_HEADERS, **headers}, content)
+        origin = request.address.origin
         client = self._dial(origin) if fresh else self._take(origin)
         started = time.monotonic()
         status: int | None = None
@@ -213,12 +221,12 @@ def _close_all(clients: Iterable[Client]) -> None:
         client.close()
 
 
-def _log_exchange(request: httpx.Request, status: int | None, seconds: float) -> None:
+def _log_exchange(request: Request, status: int | None, seconds: float) -> None:
     if _log.isEnabledFor(logging.DEBUG):
         fields = {
-            "method": request.method,
-            "host": request.url.host,
-            "path": request.url.path,
+            "method": request.address.told.method,
+            "host": request.address.told.url.host,
+            "path": request.address.told.url.path,
             "status": status,
             "milliseconds": round(seconds * 1000),
         }

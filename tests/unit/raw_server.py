@@ -64,7 +64,10 @@ def receive(connection: socket.socket) -> bytes:
     fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:])
     length = int(fields.get(b"content-length", b"0"))
     while len(body) < length:
-        body += connection.recv(65_536)
+        part = connection.recv(65_536)
+        if not part:
+            return b""
+        body += part
     return head + b"\r\n\r\n" + body
 
 
