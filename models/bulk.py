@@ -39,9 +39,9 @@ def _copy_statement(
 
 
 def fetch_rows(
-    session: Session, statement: str, parameters: Mapping[str, Any]
+    session: Session, statement: str, parameters: Mapping[str, Any] | Sequence[Any]
 ) -> list[tuple[Any, ...]]:
-    """All rows of a query in psycopg's own terms: `%(name)s` where a parameter goes."""
+    """All rows of a query in psycopg's own terms: `%(name)s` or `%s` where a parameter goes."""
     with cursor(session, binary=True) as driver_cursor:
         return driver_cursor.execute(statement.encode(), parameters).fetchall()
 

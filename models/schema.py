@@ -5,6 +5,7 @@ from models.audit import AUDIT_FUNCTION, AUDIT_TRIGGER, AuditEntry
 from models.base import TRANSITION_FUNCTION, Base, transition_trigger
 from models.batches import BatchCancellation, Lane, Line, OrphanBatch, ProviderBatch, Tick
 from models.credentials import DataKey, ProviderKey
+from models.holding import HOLD_FUNCTION
 from models.jobs import IdempotencyKey, Job, JobBody, JobResult, StandardRun
 from models.ledger import (
     SETTLEMENT_FUNCTION,
@@ -73,8 +74,10 @@ TRIGGERS = (
     transition_trigger("holds", HOLD_TRANSITIONS),
     transition_trigger("deliveries", DELIVERY_TRANSITIONS),
     SETTLEMENT_FUNCTION,
+    HOLD_FUNCTION,
     SETTLEMENT_TRIGGER,
     AUDIT_FUNCTION,
     AUDIT_TRIGGER,
 )
-"""SQL that holds each lifecycle to its transition table, and settlements to their holds."""
+"""SQL that holds each lifecycle to its transition table, and settlements to their holds; and what
+takes its decisions where the rows are."""

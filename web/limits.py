@@ -83,10 +83,10 @@ class Limiter:
     def judge(self, buckets: Sequence[Bucket]) -> Verdict:
         """Counts one call, if it may be made."""
         item = _Item(buckets, AsyncResult())
-        self._waiting.append(item)
-        if not self._draining:
-            self._draining = True
-            in_background(self._drain)
+        if self._draining:
+            self._waiting.append(item)
+        else:
+            self._judge_alone(item)
         verdict: Verdict | None = item.verdict.get()
         assert verdict is not None  # without a timeout it waits until there is one
         return verdict
@@ -103,16 +103,29 @@ class Limiter:
             self._away = False
             log.info("limits.shared_again")
 
+    def _judge_alone(self, item: _Item) -> None:
+        """Counts a call where nobody is counting, and leaves who comes meanwhile to a greenlet."""
+        self._draining = True
+        try:
+            self._judge([item])
+        finally:
+            self._draining = bool(self._waiting)
+            if self._draining:
+                in_background(self._drain)
+
     def _drain(self) -> None:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:GROUP_SIZE], self._waiting[GROUP_SIZE:]
-                now = self._clock()
-                counts = self._take([item.buckets for item in group], now)
-                for item, held in zip(group, counts, strict=True):
-                    item.verdict.set(judge(item.buckets, held, now))
+                self._judge(group)
         finally:
             self._draining = False
+
+    def _judge(self, group: Sequence[_Item]) -> None:
+        now = self._clock()
+        counts = self._take([item.buckets for item in group], now)
+        for item, held in zip(group, counts, strict=True):
+            item.verdict.set(judge(item.buckets, held, now))
 
     def _take(self, calls: Sequence[Sequence[Bucket]], now: float) -> Sequence[Sequence[Count]]:
         if self.is_shared():

@@ -110,16 +110,29 @@ class Writer:
             self._hurry.clear()
 
     def _written(self, kind: Kind, payload: Payload) -> Any:
-        return self._put(kind, payload).get()
+        if self._draining:
+            return self._put(kind, payload).get()
+        # Nobody else is writing, so there is no need of a greenlet that does it for several.
+        item = Item(payload, AsyncResult())
+        self._draining = True
+        try:
+            self._write(kind, [item])
+        finally:
+            self._draining = False
+            self._start_draining()
+        return item.outcome.get()
 
     def _put(self, kind: Kind, payload: Payload) -> "AsyncResult[Any]":
         """Queues it; its outcome to be is what `Writes.commit` says or raises, or DatabaseAway."""
         item = Item(payload, AsyncResult())
         self._waiting[kind].append(item)
-        if not self._draining:
+        self._start_draining()
+        return item.outcome
+
+    def _start_draining(self) -> None:
+        if not self._draining and any(self._waiting.values()):
             self._draining = True
             in_background(self._drain)
-        return item.outcome
 
     def _later(self, kind: Kind, payload: Payload, *, is_awaited: bool) -> None:
         """Writes in the background, after a while in which others may join unless it is awaited."""
@@ -169,10 +182,13 @@ class Writer:
                 for kind, waiting in self._waiting.items():
                     group, self._waiting[kind] = waiting[:GROUP_SIZE], waiting[GROUP_SIZE:]
                     if group:
-                        self._told_group(kind.value, len(group))
-                        self._deliver(group, self._commit(kind, [item.payload for item in group]))
+                        self._write(kind, group)
         finally:
             self._draining = False
+
+    def _write(self, kind: Kind, group: Sequence[Item]) -> None:
+        self._told_group(kind.value, len(group))
+        self._deliver(group, self._commit(kind, [item.payload for item in group]))
 
     @staticmethod
     def _deliver(group: Sequence[Item], outcomes: Sequence[Any]) -> None:
@@ -185,6 +201,8 @@ class Writer:
     def _commit(self, kind: Kind, payloads: Sequence[Payload]) -> Sequence[Any]:
         """The group's outcomes. One that spoils the transaction is parted from the others."""
         try:
+            if self._writes.commit_at_once(kind, payloads):
+                return [None for _ in payloads]
             return on_thread(self._thread, self._writes.commit, kind, payloads)
         except Exception as error:
             if is_away(error):

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from gateway.billing import ledger
+from gateway.billing import holding, ledger
 from gateway.billing.ledger import Charge, HoldRequest
 from gateway.billing.pricing import PriceBook
 from gateway.calls import errors, idempotency
@@ -22,6 +22,7 @@ from gateway.calls.idempotency import Stored
 from gateway.calls.intake import Intake, Submission
 from gateway.calls.realtime import Call
 from models.session import transaction
+from web import loop
 
 
 class Kind(Enum):
@@ -59,6 +60,19 @@ class Writes:
             Kind.SETTLE: self._settle,
             Kind.ABANDON: self._abandon,
         }
+
+    def commit_at_once(self, kind: Kind, payloads: Sequence[Any]) -> bool:
+        """Writes a group by one statement, on the event loop; whether it could be.
+
+        So are calls held that have no idempotency key, if the money is there for all of them.
+        Otherwise nothing has been done, and `commit` is to.
+        """
+        if kind is not Kind.BEGIN or any(call.keyed is not None for call in payloads):
+            return False
+        parameters = holding.all_of([_hold_request(call) for call in payloads])
+        if parameters is None:
+            return False
+        return loop.ask(self._engine, holding.NOT_DURABLY, parameters) == holding.HELD
 
     def commit(self, kind: Kind, payloads: Sequence[Any]) -> Sequence[Any]:
         """One transaction; each payload's outcome.

@@ -97,31 +97,37 @@ def judge(buckets: Sequence[Bucket], counts: Sequence[Count], now: float) -> Ver
     )
 
 
-# KEYS: the call's buckets. ARGV: this second, the window in seconds, and each bucket's limit.
-# Answers what each bucket held before, and its oldest second.
+# KEYS: the calls' buckets, one call's after the other's. ARGV: this second, the window in seconds,
+# and for each call how many buckets it has, and their limits. Answers what each bucket held before
+# its call came, and its oldest second.
 _TAKE = """
 local now, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local answer, room = {}, true
-for i, key in ipairs(KEYS) do
-    local used, oldest = 0, now
-    local counts = redis.call('HGETALL', key)
-    for j = 1, #counts, 2 do
-        local second = tonumber(counts[j])
-        if second <= now - window then
-            redis.call('HDEL', key, counts[j])
-        else
-            used = used + tonumber(counts[j + 1])
-            oldest = math.min(oldest, second)
+local answer, bucket, argument = {}, 0, 3
+while argument <= #ARGV do
+    local first, room = bucket + 1, true
+    for _ = 1, tonumber(ARGV[argument]) do
+        bucket, argument = bucket + 1, argument + 1
+        local used, oldest = 0, now
+        local counts = redis.call('HGETALL', KEYS[bucket])
+        for j = 1, #counts, 2 do
+            local second = tonumber(counts[j])
+            if second <= now - window then
+                redis.call('HDEL', KEYS[bucket], counts[j])
+            else
+                used = used + tonumber(counts[j + 1])
+                oldest = math.min(oldest, second)
+            end
+        end
+        room = room and used < tonumber(ARGV[argument])
+        answer[2 * bucket - 1], answer[2 * bucket] = used, oldest
+    end
+    if room then
+        for i = first, bucket do
+            redis.call('HINCRBY', KEYS[i], now, 1)
+            redis.call('EXPIRE', KEYS[i], window)
         end
     end
-    room = room and used < tonumber(ARGV[i + 2])
-    answer[2 * i - 1], answer[2 * i] = used, oldest
-end
-if room then
-    for _, key in ipairs(KEYS) do
-        redis.call('HINCRBY', key, now, 1)
-        redis.call('EXPIRE', key, window)
-    end
+    argument = argument + 1
 end
 return answer
 """
@@ -138,15 +144,12 @@ class RedisCounts:
 
     def take(self, calls: Sequence[Sequence[Bucket]], now: float) -> list[list[Count]]:
         """See `Counts`."""
-        pipeline = self._client.pipeline(transaction=False)
+        names = [PREFIX + bucket.name for buckets in calls for bucket in buckets]
+        told: list[int] = [int(now), WINDOW_SECONDS]
         for buckets in calls:
-            names = [PREFIX + bucket.name for bucket in buckets]
-            limits = [bucket.limit for bucket in buckets]
-            pipeline.eval(_TAKE, len(names), *names, int(now), WINDOW_SECONDS, *limits)
-        return [
-            [Count(*pair) for pair in zip(answer[::2], answer[1::2], strict=True)]
-            for answer in pipeline.execute()
-        ]
+            told += (len(buckets), *(bucket.limit for bucket in buckets))
+        answer = iter(self._client.eval(_TAKE, len(names), *names, *told))
+        return [[Count(next(answer), next(answer)) for _ in buckets] for buckets in calls]
 
     def answer(self) -> bool:
         """Whether Redis answers."""

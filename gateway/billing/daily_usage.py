@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from gateway.billing.quotes import Experience
 from gateway.catalogue.usage import Usage
-from models.bulk import cursor, uuid_array
+from models.bulk import array, cursor, uuid_array
 from models.usage import UsageSurface
 
 
@@ -127,8 +127,11 @@ def add(session: Session, sums: Sums) -> None:
                 "providers": [slot.provider for slot in sums],
                 "models": [slot.model for slot in sums],
                 "lanes": [slot.lane for slot in sums],
-                "surfaces": [slot.surface.value for slot in sums],
-                **{name: list(column) for name, column in zip(_SUMS, columns, strict=True)},
+                "surfaces": array(slot.surface.value for slot in sums),
+                **{
+                    name: array(map(str, column))
+                    for name, column in zip(_SUMS, columns, strict=True)
+                },
             },
         )
 

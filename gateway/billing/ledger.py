@@ -7,34 +7,22 @@ id and then balances by account, so that no two sets can wait for each other.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from uuid import UUID
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from gateway.billing import balances, daily_usage, settlements, spending, transfers
+from gateway.billing import balances, daily_usage, holding, settlements, spending, transfers
+from gateway.billing.holding import HoldRequest as HoldRequest
 from gateway.billing.settlements import Amounts as Amounts
 from gateway.billing.settlements import Charge as Charge
 from gateway.billing.settlements import Move, Owner, Tab
 from gateway.billing.spending import Refusal
-from models.bulk import array, copy_rows, cursor, fetch_rows, uuid_array
+from models.bulk import copy_rows, cursor, fetch_rows, uuid_array
 from models.ledger import Balance, Transfer
 from models.states import HoldState, TransferKind
 from models.usage import UsageSurface
-
-
-@dataclass(frozen=True, slots=True)
-class HoldRequest:
-    """Money to set aside for one job (`expires_at` None) or synchronous call."""
-
-    id: UUID
-    account_id: UUID
-    key_id: UUID
-    amount_nanos: int
-    expires_at: datetime | None = None
-
 
 _Tabs = Mapping[tuple[UUID, UUID, date], Tab]
 # Two statements, each by primary key: how many of the ids are open is nothing that the planner
@@ -51,8 +39,7 @@ _MARK_RESOLVED = b"""
 _GRANT = b"""
     WITH granted AS (
         SELECT * FROM unnest(
-            %(ids)s::uuid[], %(account_ids)s::uuid[], %(key_ids)s::uuid[],
-            %(amounts)s::bigint[], %(expiries)s::timestamptz[]
+            %s::uuid[], %s::uuid[], %s::uuid[], %s::bigint[], %s::timestamptz[]
         ) AS granted (id, account_id, key_id, amount_nanos, expires_at)
     ), changed AS (
         UPDATE balances SET held_nanos = held_nanos + sums.amount_nanos
@@ -63,7 +50,7 @@ _GRANT = b"""
         WHERE balances.account_id = sums.account_id
     )
     INSERT INTO holds (id, account_id, key_id, amount_nanos, status, held_on, expires_at)
-    SELECT id, account_id, key_id, amount_nanos, 'open', %(today)s, expires_at FROM granted
+    SELECT id, account_id, key_id, amount_nanos, 'open', %s, expires_at FROM granted
 """
 
 
@@ -72,7 +59,7 @@ def hold(session: Session, requests: Sequence[HoldRequest]) -> dict[UUID, Refusa
 
     What an account cannot cover, or exceeds a cap of its key, is refused; the others are held.
     """
-    if not requests:
+    if not requests or holding.hold_all(session, requests):
         return {}
     today = datetime.now(UTC).date()
     available = balances.lock(session, {request.account_id for request in requests})
@@ -100,19 +87,8 @@ def hold(session: Session, requests: Sequence[HoldRequest]) -> dict[UUID, Refusa
 
 def _grant(session: Session, requests: Sequence[HoldRequest], today: date) -> None:
     """Holds what the balances, which are locked, can give."""
-    expiries = (each.expires_at for each in requests)
     with cursor(session) as driver_cursor:
-        driver_cursor.execute(
-            _GRANT,
-            {
-                "ids": uuid_array(each.id for each in requests),
-                "account_ids": uuid_array(each.account_id for each in requests),
-                "key_ids": uuid_array(each.key_id for each in requests),
-                "amounts": array(str(each.amount_nanos) for each in requests),
-                "expiries": array("NULL" if at is None else at.isoformat() for at in expiries),
-                "today": today,
-            },
-        )
+        driver_cursor.execute(_GRANT, holding.arguments(requests, today))
 
 
 def _by_key(

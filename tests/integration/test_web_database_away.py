@@ -136,7 +136,7 @@ def test_an_acceptance_that_was_lost_before_its_commit_leaves_nothing(
     customer = web.customer()
     client = away.client(customer)
     assert client.get("/v1/models").status_code == 200
-    for words in (b"idempotency_keys", b"balances", b"COPY"):
+    for words in (b"idempotency_keys", b"hold_all", b"COPY"):
         proxy.cut_reply_to(words)
         assert_unavailable(client.post(CHAT, json=ASYNC_BODY, headers=KEYED))
         assert (web.count("jobs"), web.count("holds")) == (0, 0), words
