@@ -1,5 +1,7 @@
 """Who is calling: the key from the request, checked by shape, then by its digest."""
 
+from collections.abc import Collection, Mapping
+
 from flask import Request, g
 
 from gateway.access import keys, widget_keys
@@ -28,11 +30,11 @@ class KeyRing:
         """The caller behind a key's text; None if it opens nothing."""
         return self._identities.get(self._digest(text)) if keys.is_well_formed(text) else None
 
-    def _look_up(self, digest: bytes) -> Identity | None:
-        identity = self._readers.run(keys.identify, digest)
-        if identity is not None:
+    def _look_up(self, digests: Collection[bytes]) -> Mapping[bytes, Identity]:
+        identities = self._readers.run(keys.identify, digests)
+        for identity in identities.values():
             self._last_uses.note(identity.key_id)
-        return identity
+        return identities
 
 
 class WidgetKeyRing:
@@ -47,8 +49,8 @@ class WidgetKeyRing:
         """The key of a text; None if it opens nothing."""
         return self._keys.get(self._digest(text)) if widget_keys.is_well_formed(text) else None
 
-    def _look_up(self, digest: bytes) -> KeyView | None:
-        return self._readers.run(widget_keys.by_digest, digest)
+    def _look_up(self, digests: Collection[bytes]) -> Mapping[bytes, KeyView]:
+        return self._readers.run(widget_keys.by_digest, digests)
 
 
 def authenticate(ring: KeyRing, widget_ring: WidgetKeyRing, request: Request) -> Identity:

@@ -8,7 +8,9 @@ same wherever it is asked; it is read again after `GAUGES_SECONDS` at the earlie
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -26,7 +28,13 @@ GAUGES_SECONDS = 5.0
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 NO_ROUTE = "none"
+M = TypeVar("M", Counter, Histogram)
 _BREAKER_VALUES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
+
+
+def _by_labels(metric: M) -> Callable[..., M]:
+    """The metric's value for some labels. To ask the metric itself costs more than to count."""
+    return cache(metric.labels)
 
 
 class Metrics:
@@ -36,56 +44,73 @@ class Metrics:
         own = self._registry = CollectorRegistry()
         self._breakers = breakers
         self._has_open_breaker = True
-        self._requests = Counter(
-            "offpeak_requests", "HTTP requests.", ("method", "route", "status"), registry=own
+        self._requests = _by_labels(
+            Counter(
+                "offpeak_requests", "HTTP requests.", ("method", "route", "status"), registry=own
+            )
         )
-        self._request_seconds = Histogram(
-            "offpeak_request_seconds",
-            "Time until an answer's headers.",
-            ("route",),
-            buckets=SECONDS,
-            registry=own,
+        self._request_seconds = _by_labels(
+            Histogram(
+                "offpeak_request_seconds",
+                "Time until an answer's headers.",
+                ("route",),
+                buckets=SECONDS,
+                registry=own,
+            )
         )
-        self._calls = Counter(
-            "offpeak_calls",
-            "Synchronous calls, by what their callers were told.",
-            ("provider", "model", "lane", "status"),
-            registry=own,
+        self._calls = _by_labels(
+            Counter(
+                "offpeak_calls",
+                "Synchronous calls, by what their callers were told.",
+                ("provider", "model", "lane", "status"),
+                registry=own,
+            )
         )
-        self._call_seconds = Histogram(
-            "offpeak_call_seconds",
-            "Time until a call was over.",
-            ("provider",),
-            buckets=SECONDS,
-            registry=own,
+        self._call_seconds = _by_labels(
+            Histogram(
+                "offpeak_call_seconds",
+                "Time until a call was over.",
+                ("provider",),
+                buckets=SECONDS,
+                registry=own,
+            )
         )
-        self._first_token_seconds = Histogram(
-            "offpeak_first_token_seconds",
-            "Time until a stream's first token.",
-            ("provider",),
-            buckets=SECONDS,
-            registry=own,
+        self._first_token_seconds = _by_labels(
+            Histogram(
+                "offpeak_first_token_seconds",
+                "Time until a stream's first token.",
+                ("provider",),
+                buckets=SECONDS,
+                registry=own,
+            )
         )
-        self._tokens = Counter(
-            "offpeak_tokens",
-            "Tokens of synchronous calls; reasoning is inside output.",
-            ("provider", "model", "class"),
-            registry=own,
+        self._tokens = _by_labels(
+            Counter(
+                "offpeak_tokens",
+                "Tokens of synchronous calls; reasoning is inside output.",
+                ("provider", "model", "class"),
+                registry=own,
+            )
         )
-        self._nanos = Counter(
-            "offpeak_nanos",
-            "Nano-USD of synchronous calls: charged to customers, and what they cost the house.",
-            ("provider", "kind"),
-            registry=own,
+        self._nanos = _by_labels(
+            Counter(
+                "offpeak_nanos",
+                "Nano-USD of synchronous calls: charged to customers, "
+                "and what they cost the house.",
+                ("provider", "kind"),
+                registry=own,
+            )
         )
-        self._unpriced = Counter(
-            "offpeak_unpriced_calls", "Calls without usage.", ("provider",), registry=own
+        self._unpriced = _by_labels(
+            Counter("offpeak_unpriced_calls", "Calls without usage.", ("provider",), registry=own)
         )
-        self._provider_errors = Counter(
-            "offpeak_provider_errors",
-            "Tries that a provider failed; status `none` is no answer.",
-            ("provider", "status"),
-            registry=own,
+        self._provider_errors = _by_labels(
+            Counter(
+                "offpeak_provider_errors",
+                "Tries that a provider failed; status `none` is no answer.",
+                ("provider", "status"),
+                registry=own,
+            )
         )
         self._breaker = Gauge(
             "offpeak_breaker_state",
@@ -94,12 +119,14 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=own,
         )
-        self._group_sizes = Histogram(
-            "offpeak_writer_group_size",
-            "How many of a kind were committed together.",
-            ("kind",),
-            buckets=SIZES,
-            registry=own,
+        self._group_sizes = _by_labels(
+            Histogram(
+                "offpeak_writer_group_size",
+                "How many of a kind were committed together.",
+                ("kind",),
+                buckets=SIZES,
+                registry=own,
+            )
         )
         self._log_drops = Counter(
             "offpeak_request_log_dropped", "Rows that the request log lost.", registry=own
@@ -115,33 +142,31 @@ class Metrics:
     def observe_response(self, route: str | None, method: str, status: int, seconds: float) -> None:
         """Counts an answer. What no route takes counts together, whatever its path."""
         shown = route or NO_ROUTE
-        self._requests.labels(method, shown, status).inc()
-        self._request_seconds.labels(shown).observe(seconds)
+        self._requests(method, shown, status).inc()
+        self._request_seconds(shown).observe(seconds)
 
     def observe_call(self, record: CallRecord) -> None:
         """Counts a synchronous call that is over."""
         if record.replayed:
             return
         provider = record.provider or NO_ROUTE
-        self._calls.labels(provider, record.model, record.lane, record.http_status).inc()
-        self._call_seconds.labels(provider).observe(record.latency_milliseconds / 1000)
+        self._calls(provider, record.model, record.lane, record.http_status).inc()
+        self._call_seconds(provider).observe(record.latency_milliseconds / 1000)
         if record.first_token_milliseconds is not None:
-            self._first_token_seconds.labels(provider).observe(
-                record.first_token_milliseconds / 1000
-            )
+            self._first_token_seconds(provider).observe(record.first_token_milliseconds / 1000)
         for attempt in record.attempts:
             if attempt.error is not None:
                 status = attempt.http_status or "none"
-                self._provider_errors.labels(attempt.provider, status).inc()
+                self._provider_errors(attempt.provider, status).inc()
         if record.unpriced:
-            self._unpriced.labels(provider).inc()
+            self._unpriced(provider).inc()
         self._observe_usage(provider, record)
         if self._has_open_breaker or any(attempt.error for attempt in record.attempts):
             self._observe_breakers()
 
     def observe_group(self, kind: str, size: int) -> None:
         """Counts a transaction of the writer."""
-        self._group_sizes.labels(kind).observe(size)
+        self._group_sizes(kind).observe(size)
 
     def observe_log_drops(self, rows: int) -> None:
         """Counts what the request log lost."""
@@ -172,9 +197,9 @@ class Metrics:
             }
             for name, count in classes.items():
                 if count:
-                    self._tokens.labels(provider, record.model, name).inc(count)
-        self._nanos.labels(provider, "charged").inc(record.charged_nanos or 0)
-        self._nanos.labels(provider, "cost").inc(record.cost_nanos or 0)
+                    self._tokens(provider, record.model, name).inc(count)
+        self._nanos(provider, "charged").inc(record.charged_nanos or 0)
+        self._nanos(provider, "cost").inc(record.cost_nanos or 0)
 
     def _observe_breakers(self) -> None:
         worst: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """Customers' own provider keys, as their calls need them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from uuid import UUID
 
 from gateway.access import credentials
@@ -32,6 +32,9 @@ class OwnKeys:
         """The account has changed its keys, through this process."""
         self._by_account.forget(account_id)
 
-    def _look_up(self, account_id: UUID) -> Mapping[str, Credential]:
-        found = self._readers.run(credentials.current, account_id)
-        return {key.provider: self._house.credential_of(key) for key in found}
+    def _look_up(self, account_ids: Collection[UUID]) -> Mapping[UUID, Mapping[str, Credential]]:
+        found = self._readers.run(credentials.current_of, account_ids)
+        return {
+            account_id: {key.provider: self._house.credential_of(key) for key in current}
+            for account_id, current in found.items()
+        }

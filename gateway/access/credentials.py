@@ -10,6 +10,7 @@ for work under way too; removing destroys all of them at once.
 """
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -74,9 +75,16 @@ _OWN_KEYS = select(
 
 def current(session: Session, account_id: UUID) -> list[OwnKey]:
     """The keys that an account's new calls are made with, one a provider."""
-    mine = ProviderKey.account_id == account_id
-    rows = session.execute(_OWN_KEYS.where(mine, ProviderKey.replaced_at.is_(None)))
-    return [_own_key(*row) for row in rows]
+    return current_of(session, [account_id])[account_id]
+
+
+def current_of(session: Session, account_ids: Collection[UUID]) -> dict[UUID, list[OwnKey]]:
+    """The same of several accounts, each with an entry of its own."""
+    theirs = ProviderKey.account_id.in_(account_ids)
+    current: dict[UUID, list[OwnKey]] = {account_id: [] for account_id in account_ids}
+    for row in session.execute(_OWN_KEYS.where(theirs, ProviderKey.replaced_at.is_(None))):
+        current[row[0]].append(_own_key(*row))
+    return current
 
 
 def find(session: Session, provider: str, reference: str) -> OwnKey | None:

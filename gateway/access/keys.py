@@ -14,7 +14,7 @@ from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
 from gateway.access.scopes import DEFAULT_SCOPES, Scope
@@ -132,10 +132,13 @@ def create(
     return key
 
 
-def identify(session: Session, digest: bytes) -> Identity | None:
-    """The caller behind a digest; None for a key that is unknown, revoked or expired."""
-    row = session.execute(
+def identify(session: Session, digests: Collection[bytes]) -> dict[bytes, Identity]:
+    """The callers behind digests, without those of keys that are unknown, revoked or expired."""
+    previous = and_(ApiKey.previous_digest.in_(digests), ApiKey.previous_until > func.now())
+    rows = session.execute(
         select(
+            ApiKey.digest,
+            case((previous, ApiKey.previous_digest)),
             ApiKey.account_id,
             ApiKey.id,
             ApiKey.requests_per_minute,
@@ -145,21 +148,34 @@ def identify(session: Session, digest: bytes) -> Identity | None:
             ApiKey.scopes,
             ApiKey.models,
         ).where(
-            (ApiKey.digest == digest)
-            | ((ApiKey.previous_digest == digest) & (ApiKey.previous_until > func.now())),
+            ApiKey.digest.in_(digests) | previous,
             ApiKey.revoked_at.is_(None),
             ApiKey.expires_at.is_(None) | (ApiKey.expires_at > func.now()),
         )
-    ).first()
-    if row is None:
-        return None
-    account_id, key_id, requests_per_minute, daily, monthly, expires_at, scopes, models = row
+    )
+    found = {}
+    for digest, previous_digest, *row in rows:
+        identity = _identity(*row)
+        found.update(dict.fromkeys((digest, previous_digest), identity))
+    return {digest: found[digest] for digest in digests if digest in found}
+
+
+def _identity(
+    account_id: UUID,
+    key_id: UUID,
+    requests_per_minute: int | None,
+    daily_nanos: int | None,
+    monthly_nanos: int | None,
+    expires_at: datetime | None,
+    scopes: Collection[str],
+    models: Collection[str] | None,
+) -> Identity:
     return Identity(
         account_id,
         key_id,
         requests_per_minute,
-        daily,
-        monthly,
+        daily_nanos,
+        monthly_nanos,
         expires_at,
         frozenset(map(Scope, scopes)),
         None if models is None else frozenset(models),

@@ -7,6 +7,7 @@ the digests are made under another derived key and kept in another table.
 
 import hmac
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -169,12 +170,12 @@ def usable(
     return [_view(row) for row in session.scalars(asked.order_by(WidgetKey.id.desc()))]
 
 
-def by_digest(session: Session, digest: bytes) -> KeyView | None:
-    """The key of a digest; None for one that is unknown or revoked."""
-    row = session.scalars(
-        select(WidgetKey).where(WidgetKey.digest == digest, WidgetKey.revoked_at.is_(None))
-    ).first()
-    return None if row is None else _view(row)
+def by_digest(session: Session, digests: Collection[bytes]) -> dict[bytes, KeyView]:
+    """The keys of digests, without those that are unknown or revoked."""
+    rows = session.scalars(
+        select(WidgetKey).where(WidgetKey.digest.in_(digests), WidgetKey.revoked_at.is_(None))
+    )
+    return {row.digest: _view(row) for row in rows}
 
 
 def revoke(

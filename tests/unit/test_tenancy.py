@@ -49,6 +49,7 @@ FOR_ALL_ACCOUNTS = {
 """What serves all accounts at once: a folder, a module or a function, and why that is right."""
 OWNER_IS_GIVEN = {
     "gateway/access/accounts.py:create": "makes the account",
+    "gateway/access/credentials.py:current_of": "the accounts are the argument",
     "gateway/access/credentials.py:find": "a lane names account and version in its reference",
     "gateway/access/keys.py:identify": "finds out whose the key is",
     "gateway/access/keys_admin.py:note_uses": "of keys that were just identified",
@@ -81,6 +82,7 @@ OWNER_IS_GIVEN = {
 OPERATORS = re.compile(r"(.*_)?commands\.py|metrics\.py")
 """The files of the web door that serve the operator, not a customer."""
 DOOR_MAY_CALL = {
+    "gateway/access/credentials.py:current_of",
     "gateway/access/keys.py:identify",
     "gateway/access/keys_admin.py:note_uses",
     "gateway/access/widget_keys.py:by_digest",
