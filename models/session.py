@@ -6,6 +6,7 @@ given is the session, not the engine, so that the caller decides what is one tra
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
@@ -48,7 +49,13 @@ def connect(
 
 
 def _refuse_closed(connection: psycopg.Connection, _record: object, _proxy: object) -> None:
-    """Makes the pool replace its connections if the server has closed this one.
+    """Makes the pool replace its connections if the server has closed this one."""
+    if is_closed(connection):
+        raise InvalidatePoolError
+
+
+def is_closed(connection: Any) -> bool:
+    """Whether the server has closed a connection of psycopg's on which nothing is under way.
 
     What the server said last, and that it hung up, is there to be read: no need for a round trip.
     """
@@ -56,8 +63,9 @@ def _refuse_closed(connection: psycopg.Connection, _record: object, _proxy: obje
         # The first reads the server's last words, if there are any, the second the end after them.
         connection.pgconn.consume_input()
         connection.pgconn.consume_input()
-    except psycopg.OperationalError as error:
-        raise InvalidatePoolError from error
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 def is_away(error: BaseException) -> bool:

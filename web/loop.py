@@ -10,29 +10,57 @@ from collections.abc import Sequence
 import gevent
 import psycopg
 from psycopg import errors, pq
-from sqlalchemy import Engine
+from sqlalchemy import Engine, PoolProxiedConnection
+
+from models.session import is_closed
 
 _READABLE, _WRITABLE = 1, 2  # libev's own numbers
 
 
-def ask(engine: Engine, statement: bytes, parameters: Sequence[str]) -> bytes | None:
-    """The first value that a statement answers, as text. It is a transaction of its own.
+class Statements:
+    """Statements on one of the pool's connections, one at a time.
 
-    Its parameters are `$1`, `$2` and so on. The pool must have a connection to spare, for waiting
-    for one would stop every other greenlet. Raises psycopg.Error.
+    It is kept from one to the next until it is given back: to take it out and to put it back took
+    longer than a statement takes. The pool must have one to spare, for waiting for one would stop
+    every other greenlet.
     """
-    pooled = engine.raw_connection()
-    try:
-        connection = pooled.driver_connection
-        assert isinstance(connection, psycopg.Connection)
-        encoded = [each.encode() for each in parameters]
-        result = _exchange(connection.pgconn, statement, encoded)
-    except BaseException:
-        # Its answer may still be under way.
-        pooled.invalidate()
-        raise
-    pooled.close()
-    return result.get_value(0, 0)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kept: PoolProxiedConnection | None = None
+
+    def ask(self, statement: bytes, parameters: Sequence[str]) -> bytes | None:
+        """The first value that a statement answers, as text. It is a transaction of its own.
+
+        Its parameters are `$1`, `$2` and so on. Raises psycopg.Error.
+        """
+        kept = self._kept = self._connected()
+        try:
+            connection = kept.driver_connection
+            assert isinstance(connection, psycopg.Connection)
+            encoded = [each.encode() for each in parameters]
+            result = _exchange(connection.pgconn, statement, encoded)
+        except BaseException:
+            # Its answer may still be under way.
+            self._kept = None
+            kept.invalidate()
+            raise
+        return result.get_value(0, 0)
+
+    def give_back(self) -> None:
+        """Lets others have the connection; not while an answer is awaited."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+
+    def _connected(self) -> PoolProxiedConnection:
+        kept = self._kept
+        if kept is None:
+            return self._engine.raw_connection()
+        if is_closed(kept.driver_connection):
+            kept.invalidate()
+            return self._engine.raw_connection()
+        return kept
 
 
 def _exchange(

@@ -108,6 +108,8 @@ class Writer:
             return bool(self._background.join(timeout_seconds))
         finally:
             self._hurry.clear()
+            if not self._draining:
+                self._writes.let_go()
 
     def _written(self, kind: Kind, payload: Payload) -> Any:
         if self._draining:
@@ -203,6 +205,7 @@ class Writer:
         try:
             if self._writes.commit_at_once(kind, payloads):
                 return [None for _ in payloads]
+            self._writes.let_go()
             return on_thread(self._thread, self._writes.commit, kind, payloads)
         except Exception as error:
             if is_away(error):

@@ -22,7 +22,7 @@ from gateway.calls.idempotency import Stored
 from gateway.calls.intake import Intake, Submission
 from gateway.calls.realtime import Call
 from models.session import transaction
-from web import loop
+from web.loop import Statements
 
 
 class Kind(Enum):
@@ -52,6 +52,7 @@ class Writes:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._statements = Statements(engine)
         self._intake = Intake()
         self._prices = PriceBook()
         self._write: Mapping[Kind, Callable[[Session, Sequence[Any]], Sequence[Any]]] = {
@@ -72,7 +73,11 @@ class Writes:
         parameters = holding.all_of([_hold_request(call) for call in payloads])
         if parameters is None:
             return False
-        return loop.ask(self._engine, holding.NOT_DURABLY, parameters) == holding.HELD
+        return self._statements.ask(holding.NOT_DURABLY, parameters) == holding.HELD
+
+    def let_go(self) -> None:
+        """Gives back the connection of `commit_at_once`, which is for one of the two at a time."""
+        self._statements.give_back()
 
     def commit(self, kind: Kind, payloads: Sequence[Any]) -> Sequence[Any]:
         """One transaction; each payload's outcome.

@@ -13,13 +13,20 @@ from models import ids
 from models.session import transaction
 from tests.integration.ledger_world import Ledger, Money, opened
 from tests.integration.test_spending import key_of, request, spent
-from web import loop
+from web.loop import Statements
 
 
 @pytest.fixture
 def books(database_url: str) -> Iterator[Ledger]:
     with opened(database_url) as books:
         yield books
+
+
+@pytest.fixture
+def statements(books: Ledger) -> Iterator[Statements]:
+    statements = Statements(books.engine)
+    yield statements
+    statements.give_back()
 
 
 def held(books: Ledger, *requests: HoldRequest) -> bool:
@@ -64,27 +71,37 @@ def test_an_account_that_does_not_exist_holds_nothing(books: Ledger) -> None:
     assert not held(books, request(nobody, nobody, 0))
 
 
-def test_greenlets_run_while_the_loop_awaits_a_statement(books: Ledger) -> None:
+def test_greenlets_run_while_the_loop_awaits_a_statement(statements: Statements) -> None:
     ran: list[int] = []
     sleeper = gevent.spawn_later(0.01, ran.append, 1)
-    assert loop.ask(books.engine, b"SELECT $1, pg_sleep(0.1)", ["heard"]) == b"heard"
+    assert statements.ask(b"SELECT $1, pg_sleep(0.1)", ["heard"]) == b"heard"
     assert ran == [1]
     sleeper.join()
 
 
-def test_what_is_long_is_sent_whole(books: Ledger) -> None:
+def test_what_is_long_is_sent_whole(statements: Statements) -> None:
     many = "x" * 10_000_000
-    assert loop.ask(books.engine, b"SELECT length($1)", [many]) == b"10000000"
+    assert statements.ask(b"SELECT length($1)", [many]) == b"10000000"
 
 
-def test_an_error_is_raised_and_costs_one_connection(books: Ledger) -> None:
+def test_an_error_is_raised_and_costs_one_connection(statements: Statements) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero):
-        loop.ask(books.engine, b"SELECT 1 / $1::int", ["0"])
-    assert loop.ask(books.engine, b"SELECT $1", ["again"]) == b"again"
+        statements.ask(b"SELECT 1 / $1::int", ["0"])
+    assert statements.ask(b"SELECT $1", ["again"]) == b"again"
 
 
-def test_who_is_stopped_while_waiting_leaves_no_answer_for_the_next(books: Ledger) -> None:
-    waiting = gevent.spawn(loop.ask, books.engine, b"SELECT $1, pg_sleep(5)", ["late"])
+def test_who_is_stopped_while_waiting_leaves_no_answer_for_the_next(statements: Statements) -> None:
+    waiting = gevent.spawn(statements.ask, b"SELECT $1, pg_sleep(5)", ["late"])
     gevent.sleep(0.05)
     waiting.kill()
-    assert loop.ask(books.engine, b"SELECT $1", ["mine"]) == b"mine"
+    assert statements.ask(b"SELECT $1", ["mine"]) == b"mine"
+
+
+def test_a_connection_that_was_closed_meanwhile_is_replaced_unnoticed(
+    books: Ledger, statements: Statements
+) -> None:
+    pid = statements.ask(b"SELECT pg_backend_pid()", [])
+    assert statements.ask(b"SELECT pg_backend_pid()", []) == pid
+    assert pid is not None
+    books.rows("SELECT pg_terminate_backend(:pid, 5000)", pid=int(pid))
+    assert statements.ask(b"SELECT pg_backend_pid()", []) not in (None, pid)
