@@ -2,7 +2,8 @@
 
 Under gevent a wait inside psycopg is expensive, and a blocking one would stop every other
 request. So no greenlet runs a transaction: reads go to a small pool of native threads, and
-everything that is written goes to one, which commits together what arrived together.
+everything that is written goes to one, which commits together what arrived together. Only what is
+a single statement, a hold, is asked on the loop itself; see `web.loop`.
 """
 
 import logging

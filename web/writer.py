@@ -1,8 +1,9 @@
 """The writer: one native thread that commits together what arrived together.
 
 While one transaction commits, whatever comes in waits and shares the next of its kind; what nobody
-waits for is kept a moment longer, for more to share its transaction with. Greenlets only ever
-touch the queues from the event loop's own thread, so the queues need no lock.
+waits for is kept a moment longer, for more to share its transaction with. A group that one
+statement can write is written on the event loop instead. Greenlets only ever touch the queues from
+the event loop's own thread, so the queues need no lock.
 """
 
 import itertools
