@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 import gevent
 import psycopg
+from gevent.threadpool import ThreadPool
 from psycopg import errors, pq
 from sqlalchemy import Engine, PoolProxiedConnection
 
 from models.session import is_closed
+from web.threads import on_thread
 
 _READABLE, _WRITABLE = 1, 2  # libev's own numbers
 
@@ -21,20 +23,22 @@ class Statements:
     """Statements on one of the pool's connections, one at a time.
 
     It is kept from one to the next until it is given back: to take it out and to put it back took
-    longer than a statement takes. The pool must have one to spare, for waiting for one would stop
-    every other greenlet.
+    longer than a statement takes. It is taken out on `thread`, for it may have to be made, and
+    whatever is slow to be reached must not stop every other greenlet.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, thread: ThreadPool) -> None:
         self._engine = engine
+        self._thread = thread
         self._kept: PoolProxiedConnection | None = None
 
     def ask(self, statement: bytes, parameters: Sequence[str]) -> bytes | None:
         """The first value that a statement answers, as text. It is a transaction of its own.
 
-        Its parameters are `$1`, `$2` and so on. Raises psycopg.Error.
+        Its parameters are `$1`, `$2` and so on. Raises psycopg.Error, or SQLAlchemy's for what
+        goes wrong before there is a connection.
         """
-        kept = self._kept = self._connected()
+        kept = self._connected()
         try:
             connection = kept.driver_connection
             assert isinstance(connection, psycopg.Connection)
@@ -55,12 +59,15 @@ class Statements:
 
     def _connected(self) -> PoolProxiedConnection:
         kept = self._kept
-        if kept is None:
-            return self._engine.raw_connection()
-        if is_closed(kept.driver_connection):
+        if kept is not None and is_closed(kept.driver_connection):
             kept.invalidate()
-            return self._engine.raw_connection()
-        return kept
+            kept = self._kept = None
+        return kept or on_thread(self._thread, self._take_out)
+
+    def _take_out(self) -> PoolProxiedConnection:
+        # Kept at once: who waits for it may be gone by then.
+        taken = self._kept = self._engine.raw_connection()
+        return taken
 
 
 def _exchange(

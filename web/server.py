@@ -1,10 +1,9 @@
 """gunicorn's settings: gevent workers, JSON logs, a drain of 25 seconds.
 
 Executed by gunicorn before its workers patch the standard library, so it imports nothing of the
-app.
+app that waits or locks.
 """
 
-import gc
 import os
 import resource
 import shutil
@@ -21,6 +20,7 @@ from gevent import monkey, socket
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # has no types
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]  # has no types
 
+from gateway import collecting
 from settings import load
 
 _settings = load()
@@ -35,8 +35,6 @@ BOOKS_SECONDS = 1.5
 """After the last call: how long its settlement may take, and how long a read."""
 
 OPEN_FILES = 16_384
-YOUNG_OBJECTS = 10_000
-"""How many objects are made between two looks for cycles. Requests make few; 700 is Python's."""
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client knows that several processes count together."""
 
@@ -88,11 +86,7 @@ class DrainingWorker(GeventWorker):  # type: ignore[misc]  # as above
 
     def run(self) -> None:
         """Returns when every call has been answered, or was told that it cannot be."""
-        # What was loaded stays: to go through all of it again and again, looking for cycles, took
-        # a fifth of the time.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
+        collecting.spare_what_stays()
         super().run()
         # Streams that are read to their end although their callers have left.
         left = self._let_go_at + CALL_SECONDS - time.monotonic()

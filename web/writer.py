@@ -58,8 +58,8 @@ class Writer:
         self, engine: Engine, told_group: Callable[[str, int], None] = lambda _kind, _size: None
     ) -> None:
         self._told_group = told_group
-        self._writes = Writes(engine)
         self._thread = ThreadPool(1)
+        self._writes = Writes(engine, self._thread)
         self._waiting: dict[Kind, list[Item]] = {kind: [] for kind in Kind}
         self._draining = False
         self._lingering: dict[Kind, list[Payload]] = {kind: [] for kind in PATIENCE_SECONDS}

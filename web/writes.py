@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from gevent.threadpool import ThreadPool
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -48,11 +49,11 @@ class Settled:
 
 
 class Writes:
-    """Writes groups of one kind, for one thread at a time."""
+    """Writes groups of one kind, one at a time; `thread` is where the caller commits them."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, thread: ThreadPool) -> None:
         self._engine = engine
-        self._statements = Statements(engine)
+        self._statements = Statements(engine, thread)
         self._intake = Intake()
         self._prices = PriceBook()
         self._write: Mapping[Kind, Callable[[Session, Sequence[Any]], Sequence[Any]]] = {

@@ -1,16 +1,19 @@
 """Holds in one round trip: all of them or none, and none leaves no trace."""
 
+import socket
+import time
 from collections.abc import Iterator
 from uuid import UUID
 
 import gevent
 import psycopg
 import pytest
+from gevent.threadpool import ThreadPool
 
 from gateway.billing import holding
 from gateway.billing.ledger import HoldRequest
 from models import ids
-from models.session import transaction
+from models.session import connect, is_away, transaction
 from tests.integration.ledger_world import Ledger, Money, opened
 from tests.integration.test_spending import key_of, request, spent
 from web.loop import Statements
@@ -24,7 +27,7 @@ def books(database_url: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def statements(books: Ledger) -> Iterator[Statements]:
-    statements = Statements(books.engine)
+    statements = Statements(books.engine, ThreadPool(1))
     yield statements
     statements.give_back()
 
@@ -69,6 +72,29 @@ def test_more_than_all_money_is_not_held(books: Ledger, nanos: int) -> None:
 def test_an_account_that_does_not_exist_holds_nothing(books: Ledger) -> None:
     nobody: UUID = ids.new()
     assert not held(books, request(nobody, nobody, 0))
+
+
+def test_greenlets_run_while_a_database_does_not_let_anybody_in() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
+        statements = Statements(connect(url, pool_size=1, name="held-up"), ThreadPool(1))
+
+        def finds_it_away() -> bool:
+            try:
+                statements.ask(b"SELECT 1", [])
+            except Exception as error:
+                return is_away(error)
+            return False
+
+        asking = gevent.spawn(finds_it_away)
+        began = time.monotonic()
+        gevent.sleep(0.05)
+        assert time.monotonic() - began < 1.0
+        assert not asking.ready()
+        # It hangs up on whoever waits to be let in.
+        accepted, _ = silent.accept()
+        accepted.close()
+    assert asking.get(timeout=10)
 
 
 def test_greenlets_run_while_the_loop_awaits_a_statement(statements: Statements) -> None:
