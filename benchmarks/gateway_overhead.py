@@ -55,6 +55,7 @@ SLOW = Mode(
     SLOW_CONCURRENCY,
     f"delay={SLOW_MS}",
 )
+ONE_STREAM = Mode("1 stream of 10 chunks (CPU is per chunk)", 1, "chunks=10", 10)
 FAST_STREAM = Mode(
     f"{FAST_STREAMS} streams of {FAST_CHUNKS} chunks without a pause (CPU is per chunk)",
     FAST_STREAMS,
@@ -172,6 +173,17 @@ def ratios(found: dict[str, Turns], value: Callable[[Turns], list[float]]) -> st
     )
 
 
+def added(found: dict[str, Turns], value: Callable[[Turns], list[float]]) -> str:
+    """What each gateway adds to calls that go to the provider directly."""
+    medians = {
+        name: statistics.median(value(turns)) for name, turns in found.items() if turns.rates
+    }
+    if "direct" not in medians:
+        return ""
+    direct = medians.pop("direct")
+    return ", ".join(f"{median - direct:.2f} {name}" for name, median in medians.items())
+
+
 def main() -> None:
     """Prints the tables, then the ratios that matter."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -192,12 +204,15 @@ def main() -> None:
             call(Request(each.url, each.headers, body(SLOW)), SLOW.concurrency, 2.0)
         plain = [measure(contenders, mode, given.seconds, given.rounds) for mode in PLAIN]
         measure(contenders, SLOW, given.seconds, given.rounds)
+        one = measure(contenders, ONE_STREAM, given.seconds, given.rounds)
         fast = measure(contenders, FAST_STREAM, given.seconds, given.rounds)
         measure(contenders, LONG_STREAM, 0.0, 1)
         print("\nMemory, MB: ", ", ".join(f"{c.name} {c.megabytes():.0f}" for c in contenders[1:]))
         for mode, found in zip(PLAIN, plain, strict=True):
             print(f"CPU a request, {mode.title}: {ratios(found, lambda turns: turns.micros)}")
         print(f"CPU a chunk: {ratios(fast, lambda turns: turns.micros)}")
+        print(f"added at 1 at once, ms, p50: {added(plain[0], lambda turns: turns.p50s)}")
+        print(f"added to 1 stream's first token, ms: {added(one, lambda turns: turns.firsts)}")
         for each in contenders:
             if each.name == "offpeak":
                 hot_account(each, given.seconds, given.rounds)
