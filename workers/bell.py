@@ -81,9 +81,25 @@ def redis_client(
     )
 
 
+class Doorbell(RedisBroker):
+    """Dramatiq's broker, of which a worker can take its leave while Redis is away."""
+
+    def do_requeue(self, queue_name: str, *message_ids: str) -> None:
+        """Hands back the rings that a worker took in and did not get to; a sweep repeats them.
+
+        Dramatiq lets Redis's errors through here: the worker died of them in the middle of its
+        orderly end, with a traceback on stderr.
+        """
+        try:
+            super().__getattr__("do_requeue")(queue_name, *message_ids)  # type: ignore[no-untyped-call]
+        except redis.RedisError as error:
+            fields = {"rings": len(message_ids), "error": type(error).__name__}
+            log.warning("rings.not_handed_back", extra=fields)
+
+
 def redis_broker(client: redis.Redis, middleware: list[Middleware]) -> Broker:
     """Dramatiq's broker on that Redis; nothing connects yet."""
-    return RedisBroker(client=client, middleware=middleware)  # type: ignore[no-untyped-call]
+    return Doorbell(client=client, middleware=middleware)  # type: ignore[no-untyped-call]
 
 
 class Bell:

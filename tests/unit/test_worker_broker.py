@@ -5,12 +5,14 @@ from collections.abc import Iterator
 
 import dramatiq
 import pytest
-from dramatiq import Worker
+import redis
+from dramatiq import MessageProxy, Worker
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
 from sqlalchemy.exc import DataError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from workers.bell import redis_broker
 from workers.broker import Away
 
 POOL_TAKEN = PoolTimeout("QueuePool limit of size 7 overflow 0 reached")
@@ -45,6 +47,19 @@ def test_an_actor_without_a_connection_says_so_in_one_line(
     process(broker, POOL_TAKEN)
     loud = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert [(each.message, each.exc_info) for each in loud] == [("actor.database_away", None)]
+
+
+def test_a_worker_ends_in_order_though_redis_takes_no_ring_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nowhere = redis.Redis("127.0.0.1", port=1, socket_connect_timeout=1)
+    broker = redis_broker(nowhere, [])
+    actor = dramatiq.actor(broker=broker)(print)
+    consumer = broker.consume(actor.queue_name)
+    ring = MessageProxy(actor.message_with_options(args=(), redis_message_id="1"))
+    consumer.requeue([ring])
+    told = [(each.message, vars(each).get("rings")) for each in caplog.records]
+    assert ("rings.not_handed_back", 1) in told
 
 
 @pytest.mark.parametrize("error", [REFUSED, ZeroDivisionError("a fault of ours")])
