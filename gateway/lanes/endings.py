@@ -94,7 +94,8 @@ def expired(job_id: UUID) -> Ending:
 # live jobs, once a set.
 _LOCK = """
     SELECT jobs.id, account_id, webhook, key_id, jobs.endpoint, round, jobs.created_at, now(),
-           lanes.provider, lanes.model, jobs.source, completed_at IS NULL
+           lanes.provider, lanes.model, jobs.source, completed_at IS NULL,
+           (SELECT attempts FROM standard_runs WHERE standard_runs.id = jobs.id)
     FROM jobs JOIN lanes ON lanes.id = jobs.lane_id
     WHERE jobs.id = ANY(%(job_ids)s::uuid[])
     ORDER BY jobs.id FOR UPDATE OF jobs
@@ -106,7 +107,10 @@ _END = text(
 
 
 class _Ended(NamedTuple):
-    """A job that ends in this transaction, if it is live."""
+    """A job that ends in this transaction, if it is live.
+
+    `runs` are its calls in the standard lane, None if it never left for there.
+    """
 
     id: UUID
     account_id: UUID
@@ -120,6 +124,7 @@ class _Ended(NamedTuple):
     model: str
     source: str | None
     is_live: bool
+    runs: int | None
 
 
 def finish(session: Session, endings: Sequence[Ending]) -> set[UUID]:
@@ -167,6 +172,7 @@ def _log_row(ending: Ending, job: _Ended) -> tuple[object, ...]:
     charge = ending.charge
     amounts = None if charge is None else charge.amounts
     usage = _NOTHING_USED if charge is None else charge.usage
+    lane = "batch" if job.runs is None else "standard"
     return (
         job.id,
         job.completed_at,
@@ -176,9 +182,9 @@ def _log_row(ending: Ending, job: _Ended) -> tuple[object, ...]:
         job.endpoint,
         job.model if charge is None else charge.model,
         job.provider if charge is None else charge.provider,
-        "batch" if charge is None else charge.lane,
+        lane if charge is None else charge.lane,
         ending.http_status,
-        job.round,
+        job.round + (job.runs or 0),
         usage.input_uncached,
         usage.cache_read,
         usage.cache_write_short + usage.cache_write_long,

@@ -62,6 +62,12 @@ def standard(charges: int = 1, unbilled: int = 0) -> dict[str, int]:
     return {kind: nanos for kind, nanos in moved.items() if nanos}
 
 
+def logged(world: World) -> list[tuple[str, int, int]]:
+    """The request log's rows: lane, HTTP status and attempts, of batches and calls together."""
+    rows = world.rows("SELECT lane, http_status, attempts FROM request_log")
+    return [(row.lane, row.http_status, row.attempts) for row in rows]
+
+
 # What comes first wins.
 
 
@@ -237,6 +243,7 @@ def test_a_call_is_tried_again_while_its_provider_is_away_until_it_is_answered(
     assert run_due(world) == 1
     assert 19 < waits[0] <= 25
     assert (world.jobs(), seen(world, job_id).attempts) == ({"completed": 1}, 5)
+    assert logged(world) == [("standard", 200, 5)]
     assert world.moved() == standard()
     world.check_books()
 
@@ -248,6 +255,7 @@ def test_a_call_that_its_provider_refuses_fails_the_job(world: World) -> None:
     run_due(world)
     job = world.job(job_id)
     assert (job.status, job.http_status, job.hold) == ("failed", 400, "voided")
+    assert logged(world) == [("standard", 400, 2)]
     assert world.moved() == {}
     world.check_books()
 
