@@ -16,6 +16,8 @@ from sqlalchemy.orm import Session
 
 STATEMENT_TIMEOUT_MILLISECONDS = 60_000
 LOCK_TIMEOUT_MILLISECONDS = 10_000
+SILENCE_MILLISECONDS = 30_000
+"""How long a server may leave unacknowledged what it was sent, probes of an idle connection too."""
 _NOT_DURABLE = b"SET LOCAL synchronous_commit = off"
 
 
@@ -37,6 +39,7 @@ def connect(
             "application_name": name,
             "connect_timeout": 5,
             "keepalives_idle": 30,
+            "tcp_user_timeout": SILENCE_MILLISECONDS,
             "options": (
                 f"-c statement_timeout={STATEMENT_TIMEOUT_MILLISECONDS} "
                 f"-c lock_timeout={LOCK_TIMEOUT_MILLISECONDS} "

@@ -1,13 +1,17 @@
 """Connections that the server has closed, as a transaction meets them."""
 
+import os
+import socket
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from models.migrate import sqlalchemy_url
 from models.session import connect, transaction
+from tests.integration.database_proxy import DatabaseProxy
 
 NAME = "session-test"
 
@@ -48,3 +52,17 @@ def test_connections_that_the_server_closed_are_replaced_before_use(
 
 def test_a_connection_that_is_well_is_used_again(engine: Engine) -> None:
     assert two_backends_of(engine) == two_backends_of(engine)
+
+
+def test_a_server_that_is_gone_without_a_word_is_given_up_after_half_a_minute(
+    database_url: str,
+) -> None:
+    with DatabaseProxy(database_url) as proxy:
+        engine = connect(sqlalchemy_url(proxy.url), pool_size=1, name=NAME)
+        with engine.connect() as connection:
+            driver_connection = connection.connection.driver_connection
+            assert isinstance(driver_connection, psycopg.Connection)
+            with socket.socket(fileno=os.dup(driver_connection.pgconn.socket)) as wire:
+                patience = wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        engine.dispose()
+    assert patience == 30_000
