@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletionChunk
 
 from gateway.calls.attempts import ATTEMPTS
 from tests.acceptance.deployment import Deployment, until
+from tests.contract.lone_web import lone_web
 from tests.contract.simulator_process import echo
 from tests.contract.test_gateway_openai_sdk import (
     ANTHROPIC_MODEL,
@@ -173,7 +174,7 @@ def test_who_leaves_in_the_middle_is_billed_for_what_the_provider_bills(
     until(lambda: books.agree_on(5), SETTLED_SECONDS, "what was left is settled")
 
 
-def test_many_idle_streams_do_not_keep_others_waiting(gateway: Deployment) -> None:
+def test_many_idle_streams_in_one_process_do_not_keep_others_waiting(gateway: Deployment) -> None:
     books = Books(gateway)
     headers = {"Authorization": f"Bearer {gateway.accounts[0].api_key}"}
     limits = httpx.Limits(max_connections=None)
@@ -186,9 +187,9 @@ def test_many_idle_streams_do_not_keep_others_waiting(gateway: Deployment) -> No
             opened.append(time.monotonic())
             return text + "\n".join([line async for line in lines])
 
-    async def session() -> tuple[list[str], float]:
+    async def session(url: str) -> tuple[list[str], float]:
         async with httpx.AsyncClient(
-            base_url=gateway.base_url,
+            base_url=url,
             headers=headers,
             timeout=60,
             limits=limits,
@@ -209,7 +210,8 @@ def test_many_idle_streams_do_not_keep_others_waiting(gateway: Deployment) -> No
             return list(await asyncio.gather(*streams)), others_seconds
 
     gateway.simulator.turn(chunk_ms=IDLE_MILLISECONDS)
-    told, others_seconds = asyncio.run(session())
+    with lone_web(gateway) as url:
+        told, others_seconds = asyncio.run(session(url))
     assert others_seconds < 5.0
     assert all(text.rstrip().endswith("data: [DONE]") for text in told)
     until(lambda: books.agree_on(MANY + 10), SETTLED_SECONDS, "all streams are settled")
