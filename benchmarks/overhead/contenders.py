@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,7 +167,12 @@ def litellm(upstream: str) -> Iterator[Contender]:
         config = Path(folder) / "config.yaml"
         config.write_text(json.dumps(settings))  # JSON is YAML.
         command = [str(venv / "bin" / "litellm"), "--config", str(config), "--port", str(port)]
-        more = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+        more = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            # It keeps no keys here, as Portkey does not.
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        }
         command += ["--host", "127.0.0.1", "--num_workers", "1"]
         with _started(command, port, more) as process:
             yield Contender("LiteLLM", _chat(f"http://127.0.0.1:{port}"), ({},), process)
@@ -290,7 +295,8 @@ def _started(
             sys.stderr.write(log.read().decode(errors="replace")[-3000:])
             raise
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # It may have ended by itself.
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
