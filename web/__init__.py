@@ -50,18 +50,17 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The app under these settings, or the environment's; exits with a sentence on a bad one."""
-    if settings is None:
-        try:
-            settings = load()
-        except SettingsError as error:
-            sys.exit(str(error))
+    try:
+        settings = settings or load()
+        house = build(settings, name="offpeak-web", pool_size=READERS + 1)
+    except SettingsError as error:
+        sys.exit(str(error))
     logs.configure(settings.log_level)
     app = Flask(__name__, static_folder=None)
     # A doubled slash is no route of ours, rather than a redirect that loses the body.
     app.url_map.merge_slashes = False
     # Werkzeug cuts a body of unknown length off here; the byte too many tells that it was longer.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
-    house = build(settings, name="offpeak-web", pool_size=READERS + 1)
     readers = Readers(house.engine)
     metrics = Metrics(house.breakers)
     request_log = RequestLog(readers, metrics.observe_log_drops)

@@ -67,12 +67,12 @@ def setup() -> None:
     """Makes this process a worker; exits with a sentence if the environment is not usable."""
     try:
         settings = load()
+        logs.configure(settings.log_level)
+        middleware = [AgeLimit(), TimeLimit(), Retries(max_retries=0), Away(), Closing()]
+        set_broker(redis_broker(redis_client(settings), middleware))
+        toolbox.fill(settings)
     except SettingsError as error:
         # 3 is Dramatiq's own code for a worker that cannot boot.
         print(str(error), file=sys.stderr)
         sys.exit(3)
-    logs.configure(settings.log_level)
-    middleware = [AgeLimit(), TimeLimit(), Retries(max_retries=0), Away(), Closing()]
-    set_broker(redis_broker(redis_client(settings), middleware))
-    toolbox.fill(settings)
     collecting.spare_what_stays()

@@ -1,5 +1,6 @@
 """A service that speaks like OpenAI and that only the catalogue knows the address of."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from gateway.house import House, build
 from gateway.providers.dialect import HOUSE, Endpoint
 from settings import Settings, SettingsError
 from tests.contract.simulator_process import SimulatorProcess, echo
+from web import create_app
+from workers.broker import setup
 
 MODEL = "alibaba/qwen-3-32b"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -66,3 +69,18 @@ def test_a_key_for_a_service_whose_address_nobody_knows_refuses_to_boot(tmp_path
     with pytest.raises(SettingsError, match="FURTHER_API_KEYS names nowhere") as caught:
         house_with(tmp_path, "https://api.example.com/v1", "cerebras=csk-1,nowhere=sk-secret")
     assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("door", [create_app, setup])
+def test_each_door_says_so_in_a_sentence(
+    door: Callable[[], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"DATABASE_URL": "postgresql://x/x", "REDIS_URL": "redis://127.0.0.1:1"}
+    secrets = {"SECRET_KEY": "s" * 32, "ENCRYPTION_KEY": "e" * 32}
+    for name, value in {**given, **secrets, "FURTHER_API_KEYS": "nowhere=sk-secret"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("workers.broker.logs.configure", lambda _level: None)
+    monkeypatch.setattr("workers.broker.set_broker", lambda _broker: None)
+    with pytest.raises(SystemExit) as ended:
+        door()
+    assert "FURTHER_API_KEYS names nowhere" in f"{ended.value} {capsys.readouterr().err}"
