@@ -24,6 +24,7 @@ from tests.integration.lane_world import (
     World,
     opened,
 )
+from tests.integration.plans import scans
 
 HOOK = {"url": "https://hook.example/"}
 
@@ -204,10 +205,8 @@ def test_more_jobs_than_one_set_expire_in_one_go(world: World) -> None:
 
 def test_overdue_jobs_are_read_by_their_index(world: World) -> None:
     world.accept(5)
-    with world.engine.connect() as connection:
-        connection.execute(text("SET LOCAL enable_seqscan = off"))
-        rows = connection.execute(text(f"EXPLAIN {deadlines._OVERDUE}"))
-        assert "ix_jobs_deadline" in "\n".join(row[0] for row in rows)
+    read = scans(world.engine, deadlines._OVERDUE.text)
+    assert read["jobs"]["Index Name"] == "ix_jobs_deadline"
 
 
 def test_a_job_that_ended_keeps_its_end(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Row, text
+from sqlalchemy import Row
 
 from gateway.billing import suspense
 from gateway.billing.pricing import amounts
@@ -33,6 +33,7 @@ from tests.integration.lane_world import (
     opened,
 )
 from tests.integration.ledger_world import Ledger
+from tests.integration.plans import scans
 
 PLAIN = Rates(
     input=2_000, cache_read=1_000, cache_write_short=2_000, cache_write_long=2_000, output=8_000
@@ -409,23 +410,10 @@ def test_the_books_are_read_by_index(world: World, query: str, large: set[str]) 
         "last": UUID(int=1),
     }
     statement = getattr(books, query)
-    with world.engine.connect() as connection:
-        # Empty tables are read whole; this asks what large ones would be read by.
-        connection.execute(text("SET LOCAL enable_seqscan = off"))
-        named = {name: value for name, value in parameters.items() if f":{name}" in statement.text}
-        ((plan,),) = connection.execute(
-            text(f"EXPLAIN (FORMAT JSON) {statement.text}"), named
-        ).scalars()
-    scans = dict(_scans(plan["Plan"]))
-    assert large <= scans.keys()
-    assert not {table for table in large if "Seq Scan" in scans[table]}
-
-
-def _scans(node: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if "Relation Name" in node:
-        yield node["Relation Name"], node["Node Type"]
-    for below in node.get("Plans", ()):
-        yield from _scans(below)
+    named = {name: value for name, value in parameters.items() if f":{name}" in statement.text}
+    read = scans(world.engine, statement.text, named)
+    assert large <= read.keys()
+    assert not {table for table in large if "Seq Scan" in read[table]["Node Type"]}
 
 
 def test_a_call_near_midnight_or_after_the_question_may_count_for_another_day(

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,6 +14,7 @@ from sqlalchemy import text
 from gateway.analytics import gauges
 from models import ids
 from tests.contract.simulator_process import SimulatorProcess
+from tests.integration.plans import scans
 from tests.integration.web_world import CHAT, CHAT_BODY, Web, error_of, make_web
 from workers.bell import Actor
 
@@ -158,13 +158,6 @@ def test_queues_holds_and_ticks_are_read_from_the_database(measured: Web) -> Non
     assert of(samples, "settlements_unpriced") == 0
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every node of a plan."""
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from nodes(below)
-
-
 LARGE = {
     "jobs",
     "holds",
@@ -184,13 +177,7 @@ LARGE = {
 def test_what_grows_is_read_by_an_index(web: Web, name: str) -> None:
     query = getattr(gauges, name)
     parameters = {"tasks": [actor.value for actor in Actor]} if name == "TICKS" else {}
-    with web.engine.connect() as connection:
-        # An empty table is read whole; this asks what a large one would be read by.
-        connection.execute(text("SET LOCAL enable_seqscan = off"))
-        ((plan,),) = connection.execute(
-            text(f"EXPLAIN (FORMAT JSON) {query.text}"), parameters
-        ).scalars()
-    read = {node["Relation Name"]: node for node in nodes(plan["Plan"]) if "Relation Name" in node}
+    read = scans(web.engine, query.text, parameters)
     assert read.keys() & LARGE
     for table in read.keys() & LARGE:
         assert read[table]["Node Type"] != "Seq Scan", table
