@@ -6,9 +6,10 @@ then rounded once; Decimal appears only where money enters or leaves as text.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum, auto
 from fractions import Fraction
 from typing import Any
 
@@ -31,6 +32,12 @@ CACHE_MARKS = frozenset({"cache_control", "prompt_cache_breakpoint"})
 CACHE_FIELDS = frozenset(
     {"cache_control", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
 )
+SHORT_LIFETIMES = frozenset({None, "5m", "30m", "in_memory"})
+"""What is cached for so long is written at the lower rate. It is what is meant if nothing is said.
+
+Sources: https://platform.claude.com/docs/en/build-with-claude/prompt-caching (`5m`), OpenAI's
+`prompt_cache_options` (`30m`) and `prompt_cache_retention` (`in_memory`).
+"""
 
 # Top-level fields that are not read as a prompt, or that `measure` counts in a way of their own.
 # What is not here counts as prompt text: a field that we don't know must not be a free ride.
@@ -59,13 +66,21 @@ NOT_PROMPT_TEXT = frozenset(
 )
 
 
+class Caching(Enum):
+    """What a body asks of the provider's cache: nothing, or that it be written, for how long."""
+
+    NONE = auto()
+    SHORT = auto()
+    LONG = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The most that a call can plausibly consume. `caching` is whether the body asks for it."""
+    """The most that a call can plausibly consume, and what of the cache it asks for."""
 
     input_tokens: int
     output_tokens: int
-    caching: bool
+    caching: Caching = Caching.NONE
 
 
 def cost_nanos(usage: Usage, rates: Rates, markup_bps: int = 0) -> int:
@@ -96,11 +111,17 @@ def ceiling_nanos(size: Size, rates: Rates, markup_bps: int = 0) -> int:
     return -(-pico * (BASIS_POINTS + markup_bps) // (PICO_PER_NANO * BASIS_POINTS))
 
 
-def _dearest_input(tier: ClassRates, caching: bool) -> int:
+def _dearest_input(tier: ClassRates, caching: Caching) -> int:
     # Providers read their caches unasked, and a batch variant that omits the cached class leaves
     # it at its standard rate, which nothing keeps below the batch rate of plain input.
     unasked = max(tier.input, tier.cache_read)
-    return max(unasked, tier.cache_write_short, tier.cache_write_long) if caching else unasked
+    match caching:
+        case Caching.NONE:
+            return unasked
+        case Caching.SHORT:
+            return max(unasked, tier.cache_write_short)
+        case Caching.LONG:
+            return max(unasked, tier.cache_write_short, tier.cache_write_long)
 
 
 def measure(endpoint: str, body: Mapping[str, Any], max_output_tokens: int | None) -> Size:
@@ -111,7 +132,7 @@ def measure(endpoint: str, body: Mapping[str, Any], max_output_tokens: int | Non
     measured text by text, or counted if it is tokens already.
     """
     if endpoint == EMBEDDINGS:
-        return Size(_embedding_tokens(body.get("input")), output_tokens=0, caching=False)
+        return Size(_embedding_tokens(body.get("input")), output_tokens=0)
     text_bytes, attachments = _prompt_size(body)
     limits = [_whole(body.get("max_completion_tokens")), _whole(body.get("max_tokens"))]
     limit = max(limits) or max_output_tokens or DEFAULT_OUTPUT_TOKENS
@@ -120,7 +141,7 @@ def measure(endpoint: str, body: Mapping[str, Any], max_output_tokens: int | Non
     return Size(
         input_tokens=_tokens(text_bytes) + attachments * TOKENS_PER_ATTACHMENT,
         output_tokens=max(1, _whole(body.get("n"))) * (limit + predicted),
-        caching=_asks_for_caching(body),
+        caching=_caching(body),
     )
 
 
@@ -182,17 +203,35 @@ def _embedding_tokens(texts: Any) -> int:
     return sum(1 if isinstance(item, int) else _embedding_tokens(item) for item in texts)
 
 
-def _asks_for_caching(body: Mapping[str, Any]) -> bool:
-    if any(body.get(name) is not None for name in CACHE_FIELDS):
-        return True
-    return any(_is_marked(body.get(name)) for name in ("messages", "tools"))
+def _caching(body: Mapping[str, Any]) -> Caching:
+    asked = [_lifetime(body[name]) for name in CACHE_FIELDS if body.get(name) is not None]
+    retention = body.get("prompt_cache_retention")
+    if isinstance(retention, str):
+        asked.append(retention)
+    for name in ("messages", "tools"):
+        asked += _lifetimes(body.get(name))
+    if not asked:
+        return Caching.NONE
+    return Caching.SHORT if SHORT_LIFETIMES.issuperset(asked) else Caching.LONG
 
 
-def _is_marked(value: Any) -> bool:
-    """Whether something in there is marked as the end of a prefix to cache."""
+def _lifetimes(value: Any) -> Iterator[str | None]:
+    """Of each prefix whose end is marked in there."""
     if isinstance(value, dict):
-        return not CACHE_MARKS.isdisjoint(value) or any(map(_is_marked, value.values()))
-    return isinstance(value, list) and any(map(_is_marked, value))
+        for name, item in value.items():
+            if name in CACHE_MARKS:
+                yield _lifetime(item)
+            else:
+                yield from _lifetimes(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _lifetimes(item)
+
+
+def _lifetime(mark: Any) -> str | None:
+    """How long something is to be kept; None if that is not said."""
+    ttl = _get(mark, "ttl")
+    return ttl if isinstance(ttl, str) else None
 
 
 def _text_bytes(value: Any) -> int:

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from gateway.billing.prices import Size, measure
+from gateway.billing.prices import Caching, Size, measure
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 LONG = "x" * 4_000
+FOR_MINUTES = {"type": "ephemeral"}
+FOR_AN_HOUR = {"type": "ephemeral", "ttl": "1h"}
 
 
 def user(content: Any, **more: Any) -> dict[str, Any]:
@@ -138,24 +140,37 @@ def test_a_predicted_output_may_be_billed_as_output_on_top() -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "caching"),
     [
-        user([{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]),
-        user([{"type": "text", "text": "hi", "prompt_cache_breakpoint": {"mode": "explicit"}}]),
-        user("hi", tools=[{"function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}]),
-        user("hi", cache_control={"type": "ephemeral"}),
-        user("hi", prompt_cache_key="k"),
-        user("hi", prompt_cache_options={"ttl": "30m"}),
-        user("hi", prompt_cache_retention="24h"),
+        (user("hi"), Caching.NONE),
+        (user([{"type": "text", "text": "hi", "cache_control": FOR_MINUTES}]), Caching.SHORT),
+        (user([{"type": "text", "text": "hi", "cache_control": FOR_AN_HOUR}]), Caching.LONG),
+        (
+            user([{"type": "text", "text": "hi", "prompt_cache_breakpoint": {"mode": "explicit"}}]),
+            Caching.SHORT,
+        ),
+        (user("hi", tools=[{"function": {}, "cache_control": FOR_MINUTES}]), Caching.SHORT),
+        (
+            user("hi", tools=[{"cache_control": FOR_MINUTES}, {"cache_control": FOR_AN_HOUR}]),
+            Caching.LONG,
+        ),
+        (user("hi", cache_control={"type": "ephemeral", "ttl": "5m"}), Caching.SHORT),
+        (user("hi", cache_control=FOR_AN_HOUR), Caching.LONG),
+        (user("hi", cache_control={"type": "ephemeral", "ttl": ["5m"]}), Caching.SHORT),
+        (user("hi", prompt_cache_key="k"), Caching.SHORT),
+        (user("hi", prompt_cache_options={"ttl": "30m"}), Caching.SHORT),
+        (user("hi", prompt_cache_retention="in_memory"), Caching.SHORT),
+        (user("hi", prompt_cache_retention="24h"), Caching.LONG),
     ],
 )
-def test_a_body_that_asks_for_caching_is_recognised(body: dict[str, Any]) -> None:
-    assert chat_size(body).caching
-    assert chat_size(user("hi")).caching is False
+def test_what_a_body_asks_of_the_cache_is_recognised(
+    body: dict[str, Any], caching: Caching
+) -> None:
+    assert chat_size(body).caching is caching
 
 
 def test_marks_of_caching_are_no_text() -> None:
-    part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    part = {"type": "text", "text": "hi", "cache_control": FOR_AN_HOUR}
     assert chat_size(user([part])).input_tokens == 1
 
 
@@ -174,4 +189,4 @@ def test_marks_of_caching_are_no_text() -> None:
 def test_embeddings_are_measured_by_bytes_or_tokens_and_have_no_output(
     texts: Any, tokens: int
 ) -> None:
-    assert measure(EMBEDDINGS, {"input": texts}, 100) == Size(tokens, 0, caching=False)
+    assert measure(EMBEDDINGS, {"input": texts}, 100) == Size(tokens, 0)

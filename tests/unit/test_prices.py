@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.billing.prices import (
+    Caching,
     Size,
     ceiling_nanos,
     cost_nanos,
@@ -172,23 +173,24 @@ def test_a_ceiling_holds_the_input_at_the_cache_write_rate_where_the_body_asks_f
     prices: dict[str, PriceSnapshot],
 ) -> None:
     sonnet = prices["anthropic/claude-sonnet-5-5"].standard
-    # 1,000 at $2, or at the long-lived cache's $4, and 100 at $10 per million.
-    assert ceiling_nanos(Size(1_000, 100, caching=False), sonnet) == 3_000_000
-    assert ceiling_nanos(Size(1_000, 100, caching=True), sonnet) == 5_000_000
+    # 1,000 at $2, at the cache's $2.50 or at the $4 for an hour there, and 100 at $10 per million.
+    assert ceiling_nanos(Size(1_000, 100), sonnet) == 3_000_000
+    assert ceiling_nanos(Size(1_000, 100, Caching.SHORT), sonnet) == 3_500_000
+    assert ceiling_nanos(Size(1_000, 100, Caching.LONG), sonnet) == 5_000_000
 
 
 def test_a_ceiling_is_rounded_up() -> None:
-    assert ceiling_nanos(Size(1, 0, caching=False), flat(1)) == 1
-    assert ceiling_nanos(Size(1, 0, caching=False), flat(1_000)) == 1
-    assert ceiling_nanos(Size(1, 0, caching=False), flat(1_000), markup_bps=1) == 2
-    assert ceiling_nanos(Size(0, 0, caching=True), flat(1_000)) == 0
+    assert ceiling_nanos(Size(1, 0), flat(1)) == 1
+    assert ceiling_nanos(Size(1, 0), flat(1_000)) == 1
+    assert ceiling_nanos(Size(1, 0), flat(1_000), markup_bps=1) == 2
+    assert ceiling_nanos(Size(0, 0, Caching.LONG), flat(1_000)) == 0
 
 
 def test_a_ceiling_takes_the_tier_of_its_input(prices: dict[str, PriceSnapshot]) -> None:
     haiku = batch(prices["anthropic/claude-haiku-5-5"])
     # $0.05 and $0.25 per million in batches, five times as much above 100,000.
-    assert ceiling_nanos(Size(100_000, 1_000, caching=False), haiku) == 5_250_000
-    assert ceiling_nanos(Size(100_001, 1_000, caching=False), haiku) == 26_250_250
+    assert ceiling_nanos(Size(100_000, 1_000), haiku) == 5_250_000
+    assert ceiling_nanos(Size(100_001, 1_000), haiku) == 26_250_250
 
 
 def test_a_ceiling_covers_a_shorter_request_that_would_be_dearer() -> None:
@@ -201,7 +203,7 @@ def test_a_ceiling_covers_a_shorter_request_that_would_be_dearer() -> None:
         above_input_tokens=10,
     )
     falling = replace(flat(9_000), tiers=(cheap,))
-    assert ceiling_nanos(Size(11, 1, caching=False), falling) == 108
+    assert ceiling_nanos(Size(11, 1), falling) == 108
     assert cost_nanos(Usage(input_uncached=10, output=1), falling) == 99
 
 
@@ -210,10 +212,14 @@ def test_a_ceiling_covers_a_shorter_request_that_would_be_dearer() -> None:
 def test_no_usage_within_its_size_costs_more_than_the_ceiling(
     rates: Rates, markup: int, data: st.DataObject
 ) -> None:
-    size = data.draw(st.builds(Size, counts, counts, caching=st.booleans()))
+    size = data.draw(st.builds(Size, counts, counts, caching=st.sampled_from(Caching)))
     left = size.input_tokens
     used = {}
-    written = ["cache_write_short", "cache_write_long"] if size.caching else []
+    written = {
+        Caching.NONE: [],
+        Caching.SHORT: ["cache_write_short"],
+        Caching.LONG: ["cache_write_short", "cache_write_long"],
+    }[size.caching]
     for name in ("input_uncached", "cache_read", *written):
         used[name] = data.draw(st.integers(0, left))
         left -= used[name]
@@ -221,7 +227,9 @@ def test_no_usage_within_its_size_costs_more_than_the_ceiling(
     assert cost_nanos(usage, rates, markup) <= ceiling_nanos(size, rates, markup)
 
 
-@given(size=st.builds(Size, counts, counts, caching=st.just(False)), rates=untiered, bps=markups)
+@given(
+    size=st.builds(Size, counts, counts, caching=st.just(Caching.NONE)), rates=untiered, bps=markups
+)
 @seeded
 def test_a_ceiling_is_the_exact_fraction_rounded_up(size: Size, rates: Rates, bps: int) -> None:
     input_rate = max(rates.input, rates.cache_read)
