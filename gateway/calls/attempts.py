@@ -33,7 +33,6 @@ PATIENCE_SECONDS = 60.0
 SWITCH_SECONDS = 2.0
 """How long one provider is waited for while there is another to ask."""
 NOT_FOUND = 404
-CIRCUIT_OPEN = "circuit_open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ def reach(
             sleep(choice.wait_seconds)
             attempt += 1
         if not was_asked:
-            passed_over = _passed_over(route)
+            passed_over = breaker.refusal(route.offer.provider)
             trail.tried(route, passed_over, 0.0)
             last = last or passed_over
     assert last is not None
@@ -154,13 +153,6 @@ def _told(error: ProviderError, route: Route) -> ProviderError | CallError:
     if isinstance(error, Unauthorized) and not route.credential.is_house:
         return OwnKeyRefused(route.offer.provider, error.message)
     return error
-
-
-def _passed_over(route: Route) -> Unavailable:
-    provider = route.offer.provider
-    return Unavailable(
-        f"{provider} keeps failing and is not called for a moment", code=CIRCUIT_OPEN
-    )
 
 
 def _alarm(route: Route, error: ProviderError) -> None:

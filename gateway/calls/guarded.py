@@ -6,7 +6,6 @@ The job's price and its provider were settled at intake, and its tries are the l
 from dataclasses import replace
 from typing import Any
 
-from gateway.calls.attempts import CIRCUIT_OPEN
 from gateway.catalogue.catalogue import OTHER_TIERS
 from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import (
@@ -15,7 +14,6 @@ from gateway.providers.dialect import (
     Dialect,
     Endpoint,
     ProviderError,
-    Unavailable,
 )
 
 
@@ -34,8 +32,7 @@ def call_once(
     """
     breaker = breakers.of(credential)
     if not breaker.allows():
-        message = f"{credential.provider} keeps failing and is not called for a moment"
-        raise Unavailable(message, code=CIRCUIT_OPEN)
+        raise breaker.refusal(credential.provider)
     try:
         answer = dialect.call(credential, endpoint, model, body, timeout_seconds)
     except ProviderError as error:

@@ -20,6 +20,7 @@ from gateway.providers.dialect import (
 
 _FAILURES = (Unavailable, Broken, StreamBroken)
 _RATE_LIMITED = 429
+CIRCUIT_OPEN = "circuit_open"
 
 
 class State(StrEnum):
@@ -32,9 +33,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When a circuit opens: after so many failures in a row, or at that rate within a window."""
+    """When a circuit opens: after so many failures in a row, or at that rate within a window.
 
-    failures_in_a_row: int = 5
+    One call fails up to three times before its caller is told: two callers' bad luck is no outage.
+    """
+
+    failures_in_a_row: int = 10
     window_seconds: float = 30.0
     window_calls: int = 20
     window_failure_percent: int = 50
@@ -110,6 +114,16 @@ class Breaker:
         self._probe_due.append(now + self._policy.cool_down_seconds)
         self._probing = True
         return True
+
+    def refusal(self, provider: str) -> Unavailable:
+        """What is told of a call that is not let through, and when the next one may be."""
+        now = self._clock()
+        due = max(self._probe_due, default=now)  # empty for the moment in which one is let through
+        return Unavailable(
+            f"{provider} keeps failing and is not called for a moment",
+            code=CIRCUIT_OPEN,
+            retry_after_seconds=max(0.0, due - now),
+        )
 
     def record(self, error: ProviderError | None) -> None:
         """Tells how a call ended: None is success.

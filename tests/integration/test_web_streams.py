@@ -1,6 +1,7 @@
 """Streams at the web door, on a real database, with the simulator as the provider."""
 
 from dataclasses import asdict
+from math import ceil
 from typing import Any
 
 import orjson
@@ -8,9 +9,10 @@ import pytest
 from werkzeug.test import TestResponse
 
 from gateway.billing.prices import parse_usd
-from gateway.calls.attempts import ATTEMPTS, CIRCUIT_OPEN
+from gateway.calls.attempts import ATTEMPTS
 from gateway.calls.record import CallRecord
 from gateway.catalogue.usage import Usage
+from gateway.providers.breaker import CIRCUIT_OPEN, Policy
 from models import ids
 from models.ids import Prefix
 from tests.contract.simulator_process import SimulatorProcess, echo
@@ -284,11 +286,13 @@ def test_a_provider_that_keeps_failing_is_not_asked_for_a_moment(
 ) -> None:
     provider.turn(server_error=1)
     client = web.client(customer)
-    assert [client.post(CHAT, json=CHAT_BODY).status_code for _ in range(2)] == [502, 502]
+    for _ in range(ceil(Policy().failures_in_a_row / ATTEMPTS)):
+        assert client.post(CHAT, json=CHAT_BODY).status_code == 502
     provider.turn(server_error=0)
     for body in (CHAT_BODY, STREAM_BODY):
         response = client.post(CHAT, json=body)
         assert (response.status_code, error_of(response)["type"]) == (502, "upstream_error")
+        assert 1 <= int(response.headers["Retry-After"]) <= Policy().cool_down_seconds
     assert [each.error for each in records[-1].attempts] == [CIRCUIT_OPEN]
     assert provider.meter() == []
     # Another provider's circuit is another one.

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from gateway.calls.attempts import (
     ATTEMPTS,
-    CIRCUIT_OPEN,
     FIRST_RETRY_SECONDS,
     PATIENCE_SECONDS,
     SWITCH_SECONDS,
@@ -20,7 +19,7 @@ from gateway.calls.attempts import (
 )
 from gateway.calls.record import LONGEST_CODE, Trail
 from gateway.calls.routing import Route
-from gateway.providers.breaker import Breakers, Policy
+from gateway.providers.breaker import CIRCUIT_OPEN, Breakers, Policy
 from gateway.providers.dialect import (
     Answer,
     Broken,

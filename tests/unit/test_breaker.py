@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers.breaker import Breaker, Breakers, Policy, State
+from gateway.providers.breaker import CIRCUIT_OPEN, Breaker, Breakers, Policy, State
 from gateway.providers.dialect import (
     Ambiguous,
     Broken,
@@ -76,6 +76,17 @@ def test_failures_in_a_row_open_it(breaker: Breaker, failure: ProviderError) -> 
     tell(breaker, failure)
     assert state_of(breaker) == State.OPEN
     assert not breaker.allows()
+
+
+def test_who_is_not_let_through_is_told_when_to_come_back(breaker: Breaker, clock: Clock) -> None:
+    clock.now += 3.0
+    opened(breaker)
+    clock.now += 4.0
+    refusal = breaker.refusal("openai")
+    assert (refusal.code, refusal.retry_after_seconds) == (CIRCUIT_OPEN, 6.0)
+    assert "openai" in refusal.message
+    clock.now += 20.0
+    assert breaker.refusal("openai").retry_after_seconds == 0.0
 
 
 def test_a_success_starts_the_row_anew(breaker: Breaker) -> None:

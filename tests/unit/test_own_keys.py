@@ -20,7 +20,7 @@ from gateway.catalogue.rates import PriceSnapshot, Rates
 from gateway.catalogue.usage import Usage
 from gateway.net.http import HttpClients
 from gateway.providers import dialects
-from gateway.providers.breaker import Breakers, State
+from gateway.providers.breaker import Breakers, Policy, State
 from gateway.providers.dialect import HOUSE, Credential, Endpoint, Unauthorized, Unavailable
 
 ACCOUNT = UUID(int=7)
@@ -156,7 +156,7 @@ def test_what_the_provider_says_of_ones_own_key_is_a_refusal_of_that_key(router:
 
 def test_failures_on_ones_own_key_open_no_other_circuit(router: Router) -> None:
     (route,) = router.routes(CHAT, "gpt-4o-mini", {}, {"openai": own_at("openai")})
-    breakers = Breakers()
+    breakers = Breakers(Policy(failures_in_a_row=5))
 
     def limited(_: Route) -> str:
         raise Unavailable("too many requests", status=429)
