@@ -12,7 +12,10 @@ _KEEP_HOLD = text(
     WHERE id = :job_id AND status = 'open' AND expires_at IS NOT NULL RETURNING id
     """
 )
-_UNDER_WAY = text("UPDATE jobs SET status = 'in_progress', submitted_at = now() WHERE id = :job_id")
+# It is at its provider since it came.
+_UNDER_WAY = text(
+    "UPDATE jobs SET status = 'in_progress', submitted_at = created_at WHERE id = :job_id"
+)
 
 
 class HoldGone(Exception):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -213,12 +213,11 @@ def fresh(submission: Submission, provider: str) -> JobView:
 
 def under_way(submission: Submission, provider: str) -> JobView:
     """A job that came of a call which is being made, the moment its caller waits no longer."""
-    now = datetime.now(UTC)
     return replace(
         fresh(submission, provider),
         status=JobStatus.IN_PROGRESS,
-        submitted_at=now,
+        submitted_at=submission.created_at,
         lane="standard",
-        standard_at=now,
+        standard_at=submission.created_at,
         standard_reason=RunReason.WAIT,
     )

@@ -103,8 +103,9 @@ _READ = text(
 )
 _ADOPT = text(
     f"""
-    INSERT INTO standard_runs (id, lane_id, reason, epoch, attempts, leased_until)
-    SELECT id, lane_id, '{RunReason.WAIT}', 1, 1, now() + interval '{LEASE_SECONDS} seconds'
+    INSERT INTO standard_runs (id, lane_id, reason, epoch, attempts, created_at, leased_until)
+    SELECT id, lane_id, '{RunReason.WAIT}', 1, 1, created_at,
+           now() + interval '{LEASE_SECONDS} seconds'
     FROM jobs WHERE id = :job_id
     """
 )
