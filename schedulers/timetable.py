@@ -22,7 +22,7 @@ def timetable(settings: Settings) -> tuple[Entry, ...]:
         Entry(Actor.CUT_LANES, min(sweep, settings.batch_window_seconds)),
         Entry(Actor.SWEEP_BATCHES, sweep),
         Entry(Actor.POLL_BATCHES, min(sweep, settings.batch_poll_seconds)),
-        Entry(Actor.DELIVER_WEBHOOKS, min(sweep, 5)),
+        Entry(Actor.DELIVER_WEBHOOKS, 1),  # the first retry is due within five seconds
         Entry(Actor.ESCALATE_JOBS, LOOK_SECONDS),
         Entry(Actor.RUN_STANDARD, min(sweep, LOOK_SECONDS)),
         Entry(Actor.EXPIRE_JOBS, sweep),
