@@ -198,6 +198,14 @@ def check(schema: type[Schema], body: dict[str, Any]) -> Schema:
         raise _refusal(body, faults) from None
 
 
+# pydantic speaks of Python's types here; callers write JSON.
+_TOLD = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be an array",
+}
+
+
 def _refusal(body: dict[str, Any], faults: list[ErrorDetails]) -> ApiError:
     field = faults[0]["loc"][0]
     # Of the branches of a union, the one that came furthest is the one that was meant.
@@ -205,20 +213,26 @@ def _refusal(body: dict[str, Any], faults: list[ErrorDetails]) -> ApiError:
         (each for each in faults if each["loc"][0] == field),
         key=lambda each: (not each["type"].endswith("_type"), len(_path_in(body, each))),
     )
-    path = ".".join(_path_in(body, fault))
-    message = f"'{path}' is not valid: {fault['msg'][:1].lower()}{fault['msg'][1:]}."
+    path = _shown(_path_in(body, fault))
+    told = _TOLD.get(fault["type"], fault["msg"].replace(" after validation", ""))
+    message = f"'{path}' is not valid: {told[:1].lower()}{told[1:]}."
     if fault["type"] == "missing":
         message = f"'{path}' is required."
     return ApiError(400, message, param=path)
 
 
-def _path_in(body: Any, fault: ErrorDetails) -> list[str]:
+def _shown(path: list[str | int]) -> str:
+    """A path in OpenAI's spelling: `messages[0].content`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
+
+
+def _path_in(body: Any, fault: ErrorDetails) -> list[str | int]:
     """The part of a fault's location that can be followed into the body, and what is missing.
 
     Only what stands in the body names a field: pydantic adds the branch of a union it tried.
     """
     location, missing = fault["loc"], fault["type"] == "missing"
-    path: list[str] = []
+    path: list[str | int] = []
     value: Any = body
     for number, step in enumerate(location, 1):
         inside = isinstance(step, int) and isinstance(value, list) and step < len(value)
@@ -226,7 +240,7 @@ def _path_in(body: Any, fault: ErrorDetails) -> list[str]:
             value = value[step]
         elif not (missing and number == len(location)):
             continue
-        path.append(str(step))
+        path.append(step)
     return path
 
 

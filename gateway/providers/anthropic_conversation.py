@@ -18,7 +18,7 @@ def conversation(messages: Any) -> tuple[list[JsonObject], list[JsonObject]]:
     system: list[JsonObject] = []
     turns: list[JsonObject] = []
     for index, message in enumerate(messages):
-        path = f"messages.{index}"
+        path = f"messages[{index}]"
         if not isinstance(message, dict):
             raise Untranslatable(path)
         match message.get("role"):
@@ -69,7 +69,7 @@ def _blocks(
         return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
         raise Untranslatable(path)
-    blocks = [_block(part, f"{path}.{index}", kinds) for index, part in enumerate(content)]
+    blocks = [_block(part, f"{path}[{index}]", kinds) for index, part in enumerate(content)]
     return [block for block in blocks if block.get("text") != ""]
 
 
@@ -115,7 +115,7 @@ def _assistant_blocks(message: JsonObject, path: str) -> list[JsonObject]:
     if refusal is not None:
         blocks += _text_blocks(refusal, f"{path}.refusal")
     calls = list_in(message, "tool_calls", path)
-    return blocks + [_tool_use(call, f"{path}.tool_calls.{i}") for i, call in enumerate(calls)]
+    return blocks + [_tool_use(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls)]
 
 
 def _thoughts(message: JsonObject, path: str) -> list[JsonObject]:

@@ -101,7 +101,7 @@ def _require_translatable(field: str, value: Any) -> None:
 
 
 def _tool(tool: Any, index: int) -> JsonObject:
-    path = f"tools.{index}"
+    path = f"tools[{index}]"
     fields = mapping(tool)
     if fields.get("type", "function") != "function":
         raise Untranslatable(f"{path}.type")

@@ -76,7 +76,7 @@ class OpenAI(Dialect):
             return "audio"
         for index, tool in enumerate(items(body.get("tools"))):
             if mapping(tool).get("type", "function") not in _PRICED_TOOLS:
-                return f"tools.{index}.type"
+                return f"tools[{index}].type"
         return _spoken(items(body.get("messages")))
 
     def batches(self, endpoint: Endpoint) -> bool:
@@ -217,10 +217,10 @@ def _spoken(messages: list[object]) -> str | None:
     """The first piece of audio in the conversation: the catalogue prices none."""
     for index, message in enumerate(messages):
         if mapping(message).get("audio") is not None:
-            return f"messages.{index}.audio"
+            return f"messages[{index}].audio"
         for place, part in enumerate(items(mapping(message).get("content"))):
             if mapping(part).get("type") == "input_audio":
-                return f"messages.{index}.content.{place}.input_audio"
+                return f"messages[{index}].content[{place}].input_audio"
     return None
 
 

@@ -170,7 +170,7 @@ def test_the_same_words_reach_the_provider_as_from_v1(web: Web, customer: Custom
         ({"systemPrompt": 1}, "systemPrompt"),
         (
             {"systemPrompt": "x", "messages": [{"role": "nobody", "content": "x"}]},
-            "messages.0.role",
+            "messages[0].role",
         ),
         ({"messages": []}, "messages"),
         ({"temperature": 2.1}, "temperature"),

@@ -203,7 +203,7 @@ def test_a_model_of_the_other_kind_is_a_bad_request(web: Web, customer: Customer
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"max_cost_usd": "a cent"}, "max_cost_usd"),
         ({"dry_run": "yes"}, "dry_run"),
         ({"escalate": "no"}, "escalate"),

@@ -107,7 +107,7 @@ def test_the_event_types_are_those_that_exist(client: OpenAI) -> None:
             name="n", url="https://example.com/", event_types=["safety.alert.created"]
         )
     assert refused.value.body is not None
-    assert "event_types.0" in str(refused.value.body)
+    assert "event_types[0]" in str(refused.value.body)
 
 
 def test_an_event_reaches_an_endpoint_signed_with_its_secret_and_after_a_rotation_with_both(
@@ -288,8 +288,8 @@ VALID = {"name": "n", "url": "https://example.com/", "event_types": COMPLETED}
         ({"url": "https://example.com/" + "x" * 3000}, "url"),
         ({"event_types": []}, "event_types"),
         ({"event_types": "job.completed"}, "event_types"),
-        ({"event_types": ["job.completed", "job.done"]}, "event_types.1"),
-        ({"event_types": [{}]}, "event_types.0"),
+        ({"event_types": ["job.completed", "job.done"]}, "event_types[1]"),
+        ({"event_types": [{}]}, "event_types[0]"),
         ({"include_result": 1}, "include_result"),
         ({"secret": "whsec_mine"}, "secret"),
     ],

@@ -149,9 +149,9 @@ def test_cached_tokens_beyond_the_prompt_are_impossible_anywhere() -> None:
         ({"service_tier": "flex"}, "service_tier"),
         (
             {"messages": [*BODY["messages"], {"role": "user", "content": [SPEECH]}]},
-            "messages.1.content.0.input_audio",
+            "messages[1].content[0].input_audio",
         ),
-        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages.0.audio"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio"),
         ({"messages": [{"role": "user", "content": [{"type": []}, 5]}, "hi", None]}, None),
     ],
 )

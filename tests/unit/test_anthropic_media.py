@@ -17,7 +17,7 @@ def pdf(**file: Any) -> Json:
     return {"type": "file", "file": file}
 
 
-CONTENT = "messages.0.content.1"
+CONTENT = "messages[0].content[1]"
 IMAGE = picture("data:image/png;base64,AA==")
 DOCUMENT = pdf(file_data="data:application/pdf;base64,JVBERg==", filename="terms.pdf")
 THOUGHT: Json = {"type": "thinking", "thinking": "hm", "signature": "s"}
@@ -127,11 +127,11 @@ def test_a_budget_for_thinking_is_added_to_a_limit_that_nobody_knows() -> None:
         (parts({**IMAGE, "cache_control": True}), f"{CONTENT}.cache_control"),
         (
             [{"role": "system", "content": [IMAGE]}],
-            "messages.0.content.0.image_url",
+            "messages[0].content[0].image_url",
         ),
         (
             [{"role": "assistant", "thinking_blocks": [said("x")]}],
-            "messages.0.thinking_blocks",
+            "messages[0].thinking_blocks",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """OpenAI's chat completion requests as Anthropic's Messages requests, without a network."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -256,23 +257,23 @@ def test_a_request_to_stream_is_not_the_translations_business() -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"messages": parts({"type": "input_audio"})}, "messages.0.content.1.input_audio"),
-        ({"messages": parts({"type": "no such"})}, "messages.0.content.1"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
-        ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages.1.tool_call_id"),
+        ({"messages": parts({"type": "input_audio"})}, "messages[0].content[1].input_audio"),
+        ({"messages": parts({"type": "no such"})}, "messages[0].content[1]"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
         ({"messages": "hi"}, "messages"),
-        ({"messages": ["hi"]}, "messages.0"),
-        ({"messages": calling({**CALL, "type": "custom"})}, "messages.1.tool_calls.0.type"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": calling({**CALL, "type": "custom"})}, "messages[1].tool_calls[0].type"),
         (
             {"messages": calling({**CALL, "function": {"name": "f", "arguments": "{"}})},
-            "messages.1.tool_calls.0.function.arguments",
+            "messages[1].tool_calls[0].function.arguments",
         ),
         (
             {"messages": calling({**CALL, "function": {"name": "f", "arguments": "[1]"}})},
-            "messages.1.tool_calls.0.function.arguments",
+            "messages[1].tool_calls[0].function.arguments",
         ),
-        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages.0.audio"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio"),
         ({"temperature": 1.2}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": -0.1}, "top_p"),
@@ -296,9 +297,9 @@ def test_a_request_to_stream_is_not_the_translations_business() -> None:
         ({"stop": 5}, "stop"),
         ({"stop": [5]}, "stop"),
         ({"user": 5}, "user"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools.0.type"),
-        ({"tools": [TOOL, {"type": "web_search"}]}, "tools.1.type"),
-        ({"tools": [{"type": "function", "function": {}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [TOOL, {"type": "web_search"}]}, "tools[1].type"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"tools": "all"}, "tools"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -359,7 +360,7 @@ def test_no_body_makes_the_translation_fail_but_by_naming_a_field(
     try:
         to_messages(MODEL, body, 512)
     except Untranslatable as error:
-        named = error.field.split(".")[0]
+        named = re.split(r"[.\[]", error.field)[0]
     assert named in body
     assert json.dumps(body) == before
 

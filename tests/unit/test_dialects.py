@@ -133,8 +133,8 @@ def test_a_body_that_json_cannot_carry_is_rejected(name: str) -> None:
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "alloy"}}, "audio"),
         ({"tools": [{"type": "function"}, {"type": "custom"}]}, None),
-        ({"tools": [{"type": "function"}, {"type": "web_search"}]}, "tools.1.type"),
-        ({"tools": [{"type": []}]}, "tools.0.type"),
+        ({"tools": [{"type": "function"}, {"type": "web_search"}]}, "tools[1].type"),
+        ({"tools": [{"type": []}]}, "tools[0].type"),
         ({"tools": "nonsense", "modalities": 5, "logprobs": True, "new": 1}, None),
     ],
 )

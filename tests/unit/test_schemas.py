@@ -87,13 +87,16 @@ def test_unknown_fields_pass_untouched() -> None:
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": {"role": "user"}}, "messages"),
-        ({"messages": ["hi"]}, "messages.0"),
-        ({"messages": [*SAYS_HI, {"content": "hi"}]}, "messages.1.role"),
-        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
-        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages.0.content.0"),
-        ({"messages": [{"role": "user", "content": [{}]}]}, "messages.0.content.0.type"),
-        ({"messages": [{"role": "user", "content": [{"type": []}]}]}, "messages.0.content.0.type"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [*SAYS_HI, {"content": "hi"}]}, "messages[1].role"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": []}]}]},
+            "messages[0].content[0].type",
+        ),
         ({"stream": "yes"}, "stream"),
         ({"stream": 1}, "stream"),
         ({"temperature": -0.01}, "temperature"),
@@ -105,7 +108,7 @@ def test_unknown_fields_pass_untouched() -> None:
         ({"frequency_penalty": 2.01}, "frequency_penalty"),
         ({"presence_penalty": -2.01}, "presence_penalty"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
-        ({"stop": ["a", 1]}, "stop.1"),
+        ({"stop": ["a", 1]}, "stop[1]"),
         ({"stop": 1}, "stop"),
         ({"n": 0}, "n"),
         ({"n": 129}, "n"),
@@ -114,7 +117,7 @@ def test_unknown_fields_pass_untouched() -> None:
         ({"max_tokens": 1e30}, "max_tokens"),
         ({"max_completion_tokens": "9"}, "max_completion_tokens"),
         ({"tools": {}}, "tools"),
-        ({"tools": ["f"]}, "tools.0"),
+        ({"tools": ["f"]}, "tools[0]"),
     ],
 )
 def test_a_chat_call_outside_the_rules_is_refused_by_the_fields_path(
@@ -146,11 +149,11 @@ def test_every_form_of_an_embeddings_input_is_taken(inputs: object) -> None:
         (5, "input"),
         ({"text": "a"}, "input"),
         (["a"] * 2049, "input"),
-        (["a", ""], "input.1"),
-        (["a", 1], "input.1"),
-        ([1, -1], "input.1"),
-        ([[]], "input.0"),
-        ([[1], [-1]], "input.1.0"),
+        (["a", ""], "input[1]"),
+        (["a", 1], "input[1]"),
+        ([1, -1], "input[1]"),
+        ([[]], "input[0]"),
+        ([[1], [-1]], "input[1][0]"),
     ],
 )
 def test_a_bad_embeddings_input_is_refused_by_its_path(inputs: object, param: str) -> None:
@@ -166,8 +169,8 @@ def test_bad_fields_of_an_embeddings_call_are_named() -> None:
 
 def test_a_million_wrong_items_cost_no_more_than_the_first() -> None:
     began = time.process_time()
-    assert fault(ChatRequest, chat(messages=[1] * 1_000_000)) == "messages.0"
-    assert fault(EmbeddingRequest, embedding([None] * 1_000_000)) == "input.0"
+    assert fault(ChatRequest, chat(messages=[1] * 1_000_000)) == "messages[0]"
+    assert fault(EmbeddingRequest, embedding([None] * 1_000_000)) == "input[0]"
     assert time.process_time() - began < 2.0
 
 
