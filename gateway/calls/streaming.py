@@ -27,6 +27,8 @@ from models.ids import Prefix
 
 EVENT_STREAM = "text/event-stream"
 DONE = b"data: [DONE]\n\n"
+_NO_USAGE_YET = b',"usage":null'
+"""What OpenAI puts into every chunk of a stream that will tell its usage, as we always ask."""
 
 
 class Unheard(Exception):
@@ -82,6 +84,8 @@ class _Stream:
         self._trail = trail
         self._relabel = Relabel(ids.show(Prefix.COMPLETION, call.id), call.route.name)
         self._route = call.route
+        options = mapping(call.body.get("stream_options"))
+        self._shows_usage = options.get("include_usage") is True
         self._has_begun = False
         self._last: StreamPiece | None = None
         self._told: list[bytes] = []
@@ -116,8 +120,9 @@ class _Stream:
         if piece.usage_only:
             self._last = piece
             return
+        data = piece.data if self._shows_usage else piece.data.replace(_NO_USAGE_YET, b"", 1)
         try:
-            self._say(b"data: " + self._relabel(piece.data) + b"\n\n")
+            self._say(b"data: " + self._relabel(data) + b"\n\n")
         except ValueError:
             raise StreamBroken("a chunk of the stream is not a JSON object") from None
 
@@ -137,7 +142,7 @@ class _Stream:
         tier = None if last is None else last.service_tier
         priced = price(self._call, self._route, usage, tier)
         ending = DONE
-        if last is not None and self._shows_usage():
+        if last is not None and self._shows_usage:
             ending = self._usage_event(last, priced.charged_nanos) + DONE
         self._settle(usage, priced, ending)
         self._listener.hear(ending)
@@ -156,9 +161,6 @@ class _Stream:
         headers = {"Content-Type": EVENT_STREAM, "X-Lane": STANDARD}
         kept = Stored(200, headers, b"".join(told))
         settle(self._books, self._call, self._route, usage, priced, kept, self._trail)
-
-    def _shows_usage(self) -> bool:
-        return mapping(self._call.body.get("stream_options")).get("include_usage") is True
 
     def _usage_event(self, last: StreamPiece, charged_nanos: int | None) -> bytes:
         """The usage as the provider told it, and what it cost: the headers left before that."""
