@@ -167,7 +167,8 @@ class Anthropic(Dialect):
         """There are no uploaded files here, so every one of them is gone already."""
 
     def parse_line(self, line: bytes) -> LineResult:
-        return read_line(line)
+        # A line does not say when its answer was made; this is when we came to know of it.
+        return read_line(line, created=int(time.time()))
 
     def _translate(self, endpoint: Endpoint, model: str, body: JsonObject) -> JsonObject:
         if endpoint is not Endpoint.CHAT_COMPLETIONS:

@@ -41,8 +41,8 @@ def read_batch(batch: JsonObject) -> BatchReport:
     )
 
 
-def read_line(line: bytes) -> LineResult:
-    """One line of a results file. `created` of a completion is 0: the line does not say when."""
+def read_line(line: bytes, created: int) -> LineResult:
+    """One line of a results file; its completion gets `created`, in Unix seconds."""
     try:
         fields = decode_object(line)
     except ValueError:
@@ -55,7 +55,7 @@ def read_line(line: bytes) -> LineResult:
             return LineResult(
                 custom_id,
                 LineOutcome.SUCCEEDED,
-                body=to_completion(message, created=0),
+                body=to_completion(message, created),
                 usage=anthropic_usage(message),
                 service_tier=text(mapping(message.get("usage")).get("service_tier")),
                 status=200,

@@ -93,6 +93,8 @@ def test_a_call_answers_and_bills_as_its_line_in_a_batch_would(account: Account)
     assert said(answer.body).startswith(echo(text))
     line = account.results(account.ended(account.create([text]).external_id))["job-0"]
     assert said(line.body) == said(answer.body)
+    assert line.body is not None
+    assert min(line.body["created"], answer.body["created"]) > 1_700_000_000
     assert line.usage == answer.usage
     (row,) = [row for row in account.simulator.meter() if row["lane"] == "standard"]
     assert asdict(answer.usage) == {name: row[name] for name in TOKEN_CLASSES}

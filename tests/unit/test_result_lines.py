@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.catalogue.usage import Usage
 from gateway.providers import anthropic_batches, openai_batches
-from gateway.providers.dialect import Broken, LineOutcome
+from gateway.providers.dialect import Broken, LineOutcome, LineResult
 from gateway.providers.usage import openai_usage
 
 Json = dict[str, Any]
@@ -41,6 +41,10 @@ def openai_line(status: int | None, body: Any, error: Any = None, custom_id: Any
 
 def anthropic_line(result: Json) -> bytes:
     return orjson.dumps({"custom_id": "r-1", "result": result})
+
+
+def read_anthropic(line: bytes) -> LineResult:
+    return anthropic_batches.read_line(line, created=1_790_000_000)
 
 
 # OpenAI's lines.
@@ -135,7 +139,7 @@ def test_an_unreadable_line_is_broken(line: bytes) -> None:
     with pytest.raises(Broken):
         openai_batches.read_line(line)
     with pytest.raises(Broken):
-        anthropic_batches.read_line(line)
+        read_anthropic(line)
 
 
 def test_a_nul_that_a_model_wrote_is_part_of_its_answer() -> None:
@@ -159,7 +163,7 @@ def test_no_line_of_json_does_worse_than_broken(
 ) -> None:
     for given_response in (response, {"status_code": status, "body": body}):
         line = {"custom_id": "r", "response": given_response, "error": error, "result": body}
-        for read in (openai_batches.read_line, anthropic_batches.read_line):
+        for read in (openai_batches.read_line, read_anthropic):
             try:
                 custom_id = read(orjson.dumps(line)).custom_id
             except Broken:
@@ -178,10 +182,11 @@ def test_an_anthropic_success_is_translated() -> None:
         "stop_reason": "end_turn",
         "usage": {"input_tokens": 9, "output_tokens": 2, "service_tier": "batch"},
     }
-    line = anthropic_batches.read_line(anthropic_line({"type": "succeeded", "message": message}))
+    line = read_anthropic(anthropic_line({"type": "succeeded", "message": message}))
     assert line.outcome is LineOutcome.SUCCEEDED
     assert line.body is not None
     assert line.body["choices"][0]["message"]["content"] == "hi"
+    assert line.body["created"] == 1_790_000_000
     assert (line.usage, line.service_tier) == (Usage(input_uncached=9, output=2), "batch")
 
 
@@ -203,21 +208,21 @@ def test_an_errored_line_is_judged_by_its_type(
     kind: str, outcome: LineOutcome, status: int | None
 ) -> None:
     error = {"type": "error", "request_id": "req_1", "error": {"type": kind, "message": "why"}}
-    line = anthropic_batches.read_line(anthropic_line({"type": "errored", "error": error}))
+    line = read_anthropic(anthropic_line({"type": "errored", "error": error}))
     assert (line.outcome, line.status, line.error) == (outcome, status, "why")
 
 
 def test_our_empty_account_is_not_the_bodys_fault() -> None:
     error = {"type": "invalid_request_error", "message": "Your credit balance is too low."}
     line = anthropic_line({"type": "errored", "error": {"type": "error", "error": error}})
-    assert anthropic_batches.read_line(line).outcome is LineOutcome.RETRYABLE
+    assert read_anthropic(line).outcome is LineOutcome.RETRYABLE
 
 
 @pytest.mark.parametrize(
     ("kind", "outcome"), [("canceled", LineOutcome.CANCELLED), ("expired", LineOutcome.EXPIRED)]
 )
 def test_a_line_that_anthropic_did_not_run_tells_why(kind: str, outcome: LineOutcome) -> None:
-    line = anthropic_batches.read_line(anthropic_line({"type": kind}))
+    line = read_anthropic(anthropic_line({"type": kind}))
     assert line.outcome is outcome
     assert line.error
 
