@@ -22,7 +22,7 @@ class JobView:
     """A job with its money and, once it has ended, its error or (where asked for) its result.
 
     `lane` is where it is or was answered; `standard_at` and `standard_reason` say when and why it
-    went to the standard lane, if it did.
+    went to the standard lane, if it did. `charged_nanos` is what its account paid for it.
     """
 
     id: UUID
@@ -80,11 +80,13 @@ _SELECT = """
            run.created_at AS standard_at, run.reason AS standard_reason,
            holds.status AS hold_status,
            holds.amount_nanos AS estimated_nanos, coalesce(settlements.unpriced, false) AS unpriced,
-           settlements.charged_nanos, settlements.list_nanos, jobs.texts_deleted,
+           settlements.charged_nanos - coalesce(lost.amount_nanos, 0) AS charged_nanos,
+           settlements.list_nanos, jobs.texts_deleted,
            job_results.http_status, job_results.body AS result
     FROM jobs JOIN lanes ON lanes.id = jobs.lane_id JOIN holds ON holds.id = jobs.id
     LEFT JOIN standard_runs AS run ON run.id = jobs.id
     LEFT JOIN settlements ON settlements.id = jobs.id
+    LEFT JOIN transfers AS lost ON lost.hold_id = jobs.id AND lost.kind = 'overrun_loss'
     LEFT JOIN job_results ON job_results.job_id = jobs.id
 """
 _ERRORS_ONLY = " AND jobs.status <> 'completed'"

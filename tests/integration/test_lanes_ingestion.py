@@ -7,12 +7,14 @@ from uuid import UUID
 
 import pytest
 
+from gateway.calls import jobs
 from gateway.catalogue.rates import PriceSnapshot
 from gateway.catalogue.usage import Usage
 from gateway.lanes import deadlines
 from gateway.lanes.records import custom_id, parse_custom_id
 from gateway.providers.dialect import LineOutcome
 from models import ids
+from models.session import transaction
 from tests.integration.fake_batches import (
     USAGE,
     FakeLine,
@@ -295,13 +297,16 @@ def test_usage_that_cannot_be_true_is_unpriced_and_holds_up_nobody(world: World)
 
 def test_usage_above_the_hold_draws_the_balance_and_then_the_houses_loss(world: World) -> None:
     account = world.account(credit_nanos=100 + 50)
-    world.accept(1, account=account, hold_nanos=100)
+    (job_id,) = world.accept(1, account=account, hold_nanos=100)
     world.settle_down()
     assert world.moved() == {
         "charge": 150,
         "overrun_loss": LINE_NANOS - 150,
         "provider_cost": COST_NANOS,
     }
+    with transaction(world.engine) as session:
+        (job,) = jobs.get(session, account, [job_id])
+    assert job.charged_nanos == 150, "what was paid, not what the house lost on it"
     world.check_books()
 
 
