@@ -60,7 +60,7 @@ def instructions(demo: DemoAccount, base_url: str) -> str:
     )
     return f"""\
 offpeak is ready at {base_url}
-Demo key: {demo.api_key} (${CREDIT_USD} of credit)
+Demo key: {demo.api_key} (made with ${CREDIT_USD} of credit)
 
 Submit a job that runs at the batch price:
 
