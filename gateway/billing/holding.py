@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from gateway.billing.prices import LARGEST_NANOS
 from gateway.billing.spending import DEFAULT_DAILY_NANOS, DEFAULT_MONTHLY_NANOS
-from models.bulk import array, fetch_rows, uuid_array
+from models.bulk import array, fetch_rows
 
 _HOLD_ALL = "SELECT hold_all(%s, %s, %s, %s, %s, %s, %s, %s)"
 NOT_DURABLY = (
@@ -58,9 +58,9 @@ def arguments(requests: Collection[HoldRequest], today: date) -> Sequence[str]:
     """Requests as parameters: their ids, accounts, keys, amounts and expiries, and the day."""
     expiries = (each.expires_at for each in requests)
     return (
-        uuid_array(each.id for each in requests),
-        uuid_array(each.account_id for each in requests),
-        uuid_array(each.key_id for each in requests),
+        array(each.id.hex for each in requests),
+        array(each.account_id.hex for each in requests),
+        array(each.key_id.hex for each in requests),
         array(str(each.amount_nanos) for each in requests),
         array("NULL" if at is None else at.isoformat() for at in expiries),
         today.isoformat(),

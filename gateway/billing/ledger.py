@@ -19,7 +19,7 @@ from gateway.billing.settlements import Amounts as Amounts
 from gateway.billing.settlements import Charge as Charge
 from gateway.billing.settlements import Move, Owner, Tab
 from gateway.billing.spending import Refusal
-from models.bulk import copy_rows, cursor, fetch_rows, uuid_array
+from models.bulk import copy_rows, cursor, fetch_rows, run, uuid_array
 from models.ledger import Balance, Transfer
 from models.states import HoldState, TransferKind
 from models.usage import UsageSurface
@@ -33,7 +33,7 @@ _LOCK = """
     SELECT id, account_id, key_id, amount_nanos, held_on, expires_at IS NULL, status = 'open'
     FROM holds WHERE id = ANY(%(hold_ids)s::uuid[]) ORDER BY id FOR UPDATE
 """
-_MARK_RESOLVED = b"""
+_MARK_RESOLVED = """
     UPDATE holds SET status = %(status)s, resolved_at = now() WHERE id = ANY(%(hold_ids)s::uuid[])
 """
 _GRANT = b"""
@@ -123,27 +123,31 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
     4. Balances come last, for they are what everybody wants, when all that is to be added is
        known; unless one must be looked into.
     """
-    wanted: dict[UUID, Charge] = {}
-    for charge in charges:
-        wanted.setdefault(charge.hold_id, charge)
+    wanted: dict[UUID, Charge | None] = dict.fromkeys(voided)
+    for charge in reversed(charges):
+        wanted[charge.hold_id] = charge
     tabs: dict[tuple[UUID, UUID, date], Tab] = defaultdict(Tab)
-    owners: dict[UUID, Owner] = {}
+    moves: list[Move] = []
+    released: list[UUID] = []
     # All at once: in two goes their order would be lost.
-    hold_ids = uuid_array(wanted.keys() | set(voided))
     for hold_id, account_id, key_id, amount, held_on, is_job, is_open in fetch_rows(
-        session, _LOCK, {"hold_ids": hold_ids}
+        session, _LOCK, {"hold_ids": uuid_array(wanted)}
     ):
         if not is_open:
             continue
         tab = tabs[account_id, key_id, held_on]
         tab.released_nanos += amount
-        surface = UsageSurface.ASYNC if is_job else UsageSurface.SYNC
-        owners[hold_id] = Owner(account_id, key_id, amount, surface, tab)
-    if not owners:
+        wants = wanted[hold_id]
+        if wants is None:
+            released.append(hold_id)
+        else:
+            surface = UsageSurface.ASYNC if is_job else UsageSurface.SYNC
+            moves.append(_move(wants, Owner(account_id, key_id, amount, surface, tab)))
+    posted = [move.charge.hold_id for move in moves]
+    _mark(session, HoldState.POSTED, posted)
+    _mark(session, HoldState.VOIDED, released)
+    if not tabs:
         return set()
-    _mark(session, HoldState.POSTED, owners.keys() & wanted.keys())
-    _mark(session, HoldState.VOIDED, owners.keys() - wanted.keys())
-    moves = [_move(charge, owners[each]) for each, charge in wanted.items() if each in owners]
     _cover_overruns(session, moves, tabs)
     if moves:
         settlements.write(session, moves)
@@ -158,15 +162,14 @@ def resolve(session: Session, charges: Sequence[Charge], voided: Iterable[UUID])
         {(key, day): tab.paid_nanos - tab.released_nanos for (_, key, day), tab in tabs.items()},
     )
     daily_usage.add(session, used)
-    return set(owners)
+    return {*posted, *released}
 
 
 def _mark(session: Session, status: HoldState, hold_ids: Collection[UUID]) -> None:
     """Resolves holds that are locked already."""
     if hold_ids:
         parameters = {"hold_ids": uuid_array(hold_ids), "status": status.value}
-        with cursor(session) as driver_cursor:
-            driver_cursor.execute(_MARK_RESOLVED, parameters)
+        run(session, _MARK_RESOLVED, parameters)
 
 
 def _move(charge: Charge, owner: Owner) -> Move:

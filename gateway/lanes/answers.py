@@ -19,7 +19,7 @@ from gateway.lanes import endings
 from gateway.lanes.endings import Ending
 from gateway.lanes.records import BatchRecord, custom_id, split_custom_id
 from gateway.providers.dialect import LineOutcome, LineResult
-from models.bulk import array, fetch_rows
+from models.bulk import UuidArray, fetch_rows, hex_array
 from models.session import transaction
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,13 @@ class Answer(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What some lines of a file come to: the jobs that they name, and the batch's answers."""
+    """What some lines of a file come to: the jobs that they name, and the batch's answers.
 
-    job_ids: str
-    answers: Mapping[str, Answer]
+    By job, for none is in a batch twice.
+    """
+
+    job_ids: UuidArray
+    answers: Mapping[UUID, Answer]
 
 
 class _Line(NamedTuple):
@@ -68,12 +71,12 @@ _LINES = """
 def work_out(
     engine: Engine, prices: PriceBook, batch: BatchRecord, lines: Sequence[LineResult]
 ) -> Chunk:
-    """The answers by the names of their lines; the first counts where a name comes twice."""
+    """The answers to lines of the batch; the first counts where a name comes twice."""
     results: dict[str, LineResult] = {}
     for result in lines:
         results.setdefault(result.custom_id, result)
     named = filter(None, map(split_custom_id, results))
-    job_ids = array([job_id for job_id, _ in named])
+    job_ids = hex_array(job_id for job_id, _ in named)
     with transaction(engine) as session:
         found = fetch_rows(session, _LINES, {"batch_id": batch.id, "job_ids": job_ids})
         known = list(map(_Line._make, found))
@@ -91,12 +94,11 @@ def _answers(
     lines: Iterable[_Line],
     results: Mapping[str, LineResult],
     snapshots: Mapping[str, PriceSnapshot],
-) -> Iterable[tuple[str, Answer]]:
+) -> Iterable[tuple[UUID, Answer]]:
     for line in lines:
-        name = custom_id(line.job_id, line.round)
-        result = results.get(name)
+        result = results.get(custom_id(line.job_id, line.round))
         if result is not None:
-            yield name, Answer(result.outcome, _ending(batch, line, result, snapshots))
+            yield line.job_id, Answer(result.outcome, _ending(batch, line, result, snapshots))
 
 
 def _ending(

@@ -4,7 +4,7 @@ Every end of every job goes through `finish`, whoever decided it: a result line,
 cancellation, a refused batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,7 +19,7 @@ from gateway.catalogue.usage import Usage
 from gateway.webhooks import events
 from gateway.webhooks.events import JobEvent
 from models import ids
-from models.bulk import copy_rows, fetch_rows, uuid_array
+from models.bulk import copy_rows, fetch_rows, run, uuid_array
 from models.ids import Prefix
 from models.jobs import JobResult
 from models.requests import REQUEST_LOG_COLUMNS, RequestLog
@@ -88,26 +88,29 @@ def expired(job_id: UUID) -> Ending:
     return failure(job_id, 504, "upstream_timeout", message, JobStatus.EXPIRED)
 
 
+LOCKED = """
+    jobs.id, jobs.account_id, jobs.webhook, jobs.key_id, jobs.endpoint, jobs.round,
+    jobs.created_at, now(), lanes.provider, lanes.model, jobs.source, jobs.completed_at IS NULL,
+    (SELECT attempts FROM standard_runs WHERE standard_runs.id = jobs.id)
+"""
+"""The columns of `Locked`, from jobs and their lanes."""
 # Two statements, each by primary key: how many of the ids are live is nothing that the planner
 # could know, and joining what it takes for one row it would go through a set once for each. Which
 # are live is told, not asked for: to leave the others out it would read the partial index of all
 # live jobs, once a set.
-_LOCK = """
-    SELECT jobs.id, account_id, webhook, key_id, jobs.endpoint, round, jobs.created_at, now(),
-           lanes.provider, lanes.model, jobs.source, completed_at IS NULL,
-           (SELECT attempts FROM standard_runs WHERE standard_runs.id = jobs.id)
-    FROM jobs JOIN lanes ON lanes.id = jobs.lane_id
+_LOCK = f"""
+    SELECT {LOCKED} FROM jobs JOIN lanes ON lanes.id = jobs.lane_id
     WHERE jobs.id = ANY(%(job_ids)s::uuid[])
     ORDER BY jobs.id FOR UPDATE OF jobs
 """
-_END = text(
-    "UPDATE jobs SET status = :status, completed_at = now() "
-    "WHERE id = ANY(CAST(:job_ids AS uuid[]))"
-)
+_END = """
+    UPDATE jobs SET status = %(status)s, completed_at = now()
+    WHERE id = ANY(%(job_ids)s::uuid[])
+"""
 
 
-class _Ended(NamedTuple):
-    """A job that ends in this transaction, if it is live.
+class Locked(NamedTuple):
+    """A job that this transaction has locked, and that ends in it if it is live.
 
     `runs` are its calls in the standard lane, None if it never left for there.
     """
@@ -127,23 +130,27 @@ class _Ended(NamedTuple):
     runs: int | None
 
 
-def finish(session: Session, endings: Sequence[Ending]) -> set[UUID]:
+def finish(
+    session: Session, endings: Sequence[Ending], locked: Iterable[Locked] | None = None
+) -> set[UUID]:
     """Ends those of the jobs that are still live; their ids.
 
     A job that has ended already keeps its end: nothing is written for it and nothing charged.
     Once a transaction, and its last step: it locks jobs and then balances, each in one order.
+    Whoever has locked the jobs already, in the order of their ids, gives them as read then.
     """
     wanted = {ending.job_id: ending for ending in endings}
     if not wanted:
         return set()
-    rows = fetch_rows(session, _LOCK, {"job_ids": uuid_array(wanted)})
-    jobs = [job for job in map(_Ended._make, rows) if job.is_live]
+    if locked is None:
+        locked = map(Locked._make, fetch_rows(session, _LOCK, {"job_ids": uuid_array(wanted)}))
+    jobs = [job for job in locked if job.is_live and job.id in wanted]
     if not jobs:
         return set()
     live = [wanted[job.id] for job in jobs]
     for status in {ending.status for ending in live}:
         ended = uuid_array([ending.job_id for ending in live if ending.status is status])
-        session.execute(_END, {"status": status.value, "job_ids": ended})
+        run(session, _END, {"status": status.value, "job_ids": ended})
     copy_rows(
         session,
         JobResult,
@@ -167,7 +174,7 @@ def finish(session: Session, endings: Sequence[Ending]) -> set[UUID]:
     return {job.id for job in jobs}
 
 
-def _log_row(ending: Ending, job: _Ended) -> tuple[object, ...]:
+def _log_row(ending: Ending, job: Locked) -> tuple[object, ...]:
     """The job in the request log, in the order of its columns."""
     charge = ending.charge
     amounts = None if charge is None else charge.amounts

@@ -22,13 +22,12 @@ from gateway.billing.pricing import PriceBook
 from gateway.lanes import endings, isolation, leases, returning, submission
 from gateway.lanes.answers import Answer, Chunk, work_out
 from gateway.lanes.credentials import is_final, refusal, refuses_own_key
-from gateway.lanes.endings import Ending
+from gateway.lanes.endings import Ending, Locked
 from gateway.lanes.leases import Claim, LeaseLost
 from gateway.lanes.records import (
     RESULTS_KEPT,
     BatchRecord,
     Target,
-    custom_id,
     read_batch,
     target_of,
 )
@@ -40,7 +39,7 @@ from gateway.providers.dialect import (
     ProviderError,
     Rejected,
 )
-from models.bulk import fetch_rows, uuid_array
+from models.bulk import fetch_rows, run, uuid_array
 from models.session import transaction
 from models.states import BatchStatus, LineState
 
@@ -63,26 +62,22 @@ MISSING = "The provider left this call out of its results in three rounds."
 class _OpenLine(NamedTuple):
     """A line that waits for its result; a job that `has_left` is in the standard lane, or was."""
 
-    job_id: UUID
-    round: int
-    live: bool
+    job: Locked
     has_left: bool
+    answer: Answer
 
 
-_LOCK_OPEN = """
-    SELECT jobs.id, lines.round, jobs.completed_at IS NULL,
-           jobs.batch_id IS DISTINCT FROM lines.batch_id
-    FROM lines JOIN jobs ON jobs.id = lines.job_id
+_LOCK_OPEN = f"""
+    SELECT jobs.batch_id IS DISTINCT FROM lines.batch_id, {endings.LOCKED}
+    FROM lines JOIN jobs ON jobs.id = lines.job_id JOIN lanes ON lanes.id = jobs.lane_id
     WHERE lines.batch_id = %(batch_id)s AND lines.job_id = ANY(%(job_ids)s::uuid[])
       AND lines.status = 'open'
     ORDER BY jobs.id FOR UPDATE OF jobs
 """
-_CLOSE_LINES = text(
-    """
-    UPDATE lines SET status = :status
-    WHERE batch_id = :batch_id AND job_id = ANY(CAST(:job_ids AS uuid[])) AND status = 'open'
-    """
-)
+_CLOSE_LINES = """
+    UPDATE lines SET status = %(status)s
+    WHERE batch_id = %(batch_id)s AND job_id = ANY(%(job_ids)s::uuid[]) AND status = 'open'
+"""
 _COUNT_OPEN = text("SELECT count(*) FROM lines WHERE batch_id = :batch_id AND status = 'open'")
 _RETRY = text(
     "UPDATE provider_batches SET due_at = now() + make_interval(secs => :delay), "
@@ -224,38 +219,34 @@ def _settle_chunk(works: Works, claim: Claim, chunk: Chunk) -> None:
         leases.fence(session, claim)
         rows = fetch_rows(session, _LOCK_OPEN, {"batch_id": batch_id, "job_ids": chunk.job_ids})
         lines = [
-            (line, answer)
-            for line in map(_OpenLine._make, rows)
-            if (answer := chunk.answers.get(custom_id(line.job_id, line.round)))
+            _OpenLine(Locked._make(job), has_left, answer)
+            for has_left, *job in rows
+            if (answer := chunk.answers.get(job[0]))
         ]
         _settle_lines(session, batch_id, lines)
 
 
-def _settle_lines(
-    session: Session, batch_id: UUID, lines: Sequence[tuple[_OpenLine, Answer]]
-) -> None:
+def _settle_lines(session: Session, batch_id: UUID, lines: Sequence[_OpenLine]) -> None:
     ends: list[Ending] = []
     closed: dict[LineState, list[UUID]] = defaultdict(list)
     back: dict[UUID, str] = {}
     late_cost = 0
-    for line, answer in lines:
+    for job, has_left, answer in lines:
         if answer.ending is None:
-            back[line.job_id] = REASONS[answer.outcome]
+            back[job.id] = REASONS[answer.outcome]
         elif answer.outcome is LineOutcome.REJECTED:
-            if not line.has_left:
+            if not has_left:
                 ends.append(answer.ending)
-            closed[LineState.FAILED].append(line.job_id)
-        elif line.live:
+            closed[LineState.FAILED].append(job.id)
+        elif job.is_live:
             ends.append(answer.ending)
-            closed[LineState.SUCCEEDED].append(line.job_id)
+            closed[LineState.SUCCEEDED].append(job.id)
         else:
             late_cost += answer.cost_nanos
-            closed[LineState.LATE].append(line.job_id)
+            closed[LineState.LATE].append(job.id)
     for status, job_ids in closed.items():
-        session.execute(
-            _CLOSE_LINES,
-            {"batch_id": batch_id, "status": status.value, "job_ids": uuid_array(job_ids)},
-        )
+        parameters = {"batch_id": batch_id, "status": status.value, "job_ids": uuid_array(job_ids)}
+        run(session, _CLOSE_LINES, parameters)
     ledger.book_unbilled_cost(session, batch_id, late_cost, "results after their jobs had ended")
     ends += returning.return_lines(session, batch_id, back)
-    endings.finish(session, ends)
+    endings.finish(session, ends, [line.job for line in lines])
