@@ -3,7 +3,7 @@
 from datetime import date, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Index, SmallInteger
+from sqlalchemy import SmallInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, Nanos
@@ -16,14 +16,12 @@ class RequestLog(Base):
     call that was answered at once, `async` for a job; `lane` is whose price it had. `model` is the
     provider's name for it. Tokens are zero where nobody counted them, `charged_nanos` and
     `cost_nanos` null where nothing was charged. `attempts` are tries at providers, or lines.
-    `source` is what the caller calls the place that the call came from.
+    `source` is what the caller calls the place that the call came from. Nothing reads it but
+    people who look for something, so there is no index but the primary key.
     """
 
     __tablename__ = "request_log"
-    __table_args__ = (
-        Index("ix_request_log_account", "account_id", "created_at"),
-        {"postgresql_partition_by": "RANGE (created_at)"},
-    )
+    __table_args__ = ({"postgresql_partition_by": "RANGE (created_at)"},)
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(primary_key=True)
