@@ -39,7 +39,7 @@ def test_a_batch_of_several_chunks_lives_its_whole_life(world: World) -> None:
     assert world.jobs() == {"completed": 3_000}
     assert world.moved() == {"charge": 3_000 * LINE_NANOS, "provider_cost": 3_000 * COST_NANOS}
     assert len(world.rows("SELECT 1 FROM transfers WHERE kind = 'provider_cost'")) == (
-        3_000 // CHUNK_LINES
+        -(-3_000 // CHUNK_LINES)
     )
     world.check_books()
 
