@@ -205,8 +205,8 @@ def test_more_jobs_than_one_set_expire_in_one_go(world: World) -> None:
 
 def test_overdue_jobs_are_read_by_their_index(world: World) -> None:
     world.accept(5)
-    read = scans(world.engine, deadlines._OVERDUE.text)
-    assert read["jobs"]["Index Name"] == "ix_jobs_deadline"
+    (read,) = scans(world.engine, deadlines._OVERDUE.text)
+    assert (read.table, read.index) == ("jobs", "ix_jobs_deadline")
 
 
 def test_a_job_that_ended_keeps_its_end(world: World) -> None:

@@ -412,8 +412,8 @@ def test_the_books_are_read_by_index(world: World, query: str, large: set[str]) 
     statement = getattr(books, query)
     named = {name: value for name, value in parameters.items() if f":{name}" in statement.text}
     read = scans(world.engine, statement.text, named)
-    assert large <= read.keys()
-    assert not {table for table in large if "Seq Scan" in read[table]["Node Type"]}
+    assert large <= {scan.table for scan in read}
+    assert [scan for scan in read if scan.table in large and scan.index is None] == []
 
 
 def test_a_call_near_midnight_or_after_the_question_may_count_for_another_day(
