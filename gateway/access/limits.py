@@ -8,10 +8,12 @@ processes; in memory it holds for one process, and stands in while Redis is away
 
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import redis
+from redis.connection import ConnectionInterface
 
 from gateway.access.keys import DEFAULT_REQUESTS_PER_MINUTE, Identity
 
@@ -136,11 +138,13 @@ return answer
 class RedisCounts:
     """Buckets that all processes share; every call of one `take` goes in one round trip.
 
-    Raises redis.RedisError.
+    One `take` at a time: its connection is kept from one to the next, for what redis-py does to
+    lend one out and to watch over a command took longer than the command. Raises redis.RedisError.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
+        self._kept: ConnectionInterface | None = None
 
     def take(self, calls: Sequence[Sequence[Bucket]], now: float) -> list[list[Count]]:
         """See `Counts`."""
@@ -148,7 +152,7 @@ class RedisCounts:
         told: list[int] = [int(now), WINDOW_SECONDS]
         for buckets in calls:
             told += (len(buckets), *(bucket.limit for bucket in buckets))
-        answer = iter(self._client.eval(_TAKE, len(names), *names, *told))
+        answer = iter(self._ask("EVAL", _TAKE, len(names), *names, *told))
         return [[Count(next(answer), next(answer)) for _ in buckets] for buckets in calls]
 
     def answer(self) -> bool:
@@ -157,6 +161,21 @@ class RedisCounts:
             return bool(self._client.ping())
         except redis.RedisError:
             return False
+
+    def _ask(self, *command: str | int) -> Sequence[int]:
+        if self._kept is not None:
+            # The server may have hung up since the last command; then the next one dials anew.
+            with suppress(redis.ConnectionError):
+                return _exchange(self._kept, command)
+        else:
+            self._kept = self._client.connection_pool.get_connection()
+        return _exchange(self._kept, command)
+
+
+def _exchange(connection: ConnectionInterface, command: Sequence[str | int]) -> Sequence[int]:
+    connection.send_command(*command)  # type: ignore[no-untyped-call]  # has no types
+    answer: Sequence[int] = connection.read_response()
+    return answer
 
 
 @dataclass(slots=True)

@@ -107,6 +107,19 @@ def test_redis_and_memory_count_alike(redis_url: str) -> None:
         assert all(client.ttl(key) <= 60 for key in client.scan_iter())
 
 
+def test_a_redis_that_has_hung_up_meanwhile_is_dialled_anew(redis_url: str) -> None:
+    calls = [[Bucket("kept", 3)]]
+    with (
+        redis.Redis.from_url(redis_url, client_name="counts") as client,
+        redis.Redis.from_url(redis_url) as other,
+    ):
+        counts = RedisCounts(client)
+        counts.take(calls, NOON)
+        (kept,) = [each["id"] for each in other.client_list() if each["name"] == "counts"]
+        other.client_kill_filter(_id=kept)
+        assert counts.take(calls, NOON) == [[Count(1, int(NOON))]]
+
+
 @contextmanager
 def silent_redis() -> Iterator[str]:
     """A server that takes connections and never says a word."""
