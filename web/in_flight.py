@@ -5,18 +5,21 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 from gevent import Greenlet
+from gevent.event import Event
 
 from web.errors import Stopping
+from web.hands import Hands
 
 T = TypeVar("T")
 
 
 class InFlight:
-    """Greenlets that answer a request, or work for one."""
+    """Greenlets that answer a request, and what else is done for one."""
 
     def __init__(self) -> None:
+        self.hands = Hands()
         self._greenlets: set[object] = set()
-        self._works: set[Greenlet[Any, Any]] = set()
+        self._works: set[Work[Any]] = set()
 
     def enter(self) -> None:
         """The current greenlet begins to answer a request."""
@@ -26,48 +29,55 @@ class InFlight:
         """The current greenlet has answered, or waits for a work to be interrupted in its place."""
         self._greenlets.discard(gevent.getcurrent())
 
-    def work_began(self, work: "Greenlet[Any, Any]") -> None:
-        """A greenlet works for a request, and may go on after it."""
+    def work_began(self, work: "Work[Any]") -> None:
+        """A work is done for a request, and may go on after it."""
         self._works.add(work)
-        work.rawlink(self._works.discard)
+
+    def work_ended(self, work: "Work[Any]") -> None:
+        """It is over."""
+        self._works.discard(work)
 
     def interrupt(self) -> None:
         """Ends every request with the error object of a service that stops."""
-        for greenlet in [*self._greenlets, *self._works]:
+        for greenlet in list(self._greenlets):
             if isinstance(greenlet, Greenlet):
                 greenlet.kill(Stopping, block=False)
+        for work in list(self._works):
+            work.end(Stopping())
 
     def finish(self, timeout_seconds: float) -> None:
         """Waits for the works that nobody waits for any more."""
-        gevent.joinall(list(self._works), timeout_seconds)
+        gevent.wait([work.over for work in self._works], timeout_seconds)
 
 
 class Work(Generic[T]):
     """A function that runs in a greenlet of its own, whose outcome may be waited for or not.
 
-    `when_over` is called once it is over, however that came; it must not wait for anything.
+    `over` is set once it is over, however that came, and then `when_over` is called; it must not
+    wait for anything.
     """
 
     def __init__(
         self,
         in_flight: InFlight,
         function: Callable[[], T],
-        when_over: Callable[[], None] | None = None,
+        when_over: Callable[[], None] = lambda: None,
     ) -> None:
+        self.over = Event()
+        self._in_flight = in_flight
         self._function = function
+        self._when_over = when_over
         self._result: T | None = None
-        # Stands if the greenlet is ended before it ever began.
+        # Stands if the greenlet is ended by what is no error.
         self._error: Exception | None = Stopping()
-        self._greenlet = gevent.spawn(self._run)
-        if when_over is not None:
-            self._greenlet.rawlink(lambda _: when_over())
-        in_flight.work_began(self._greenlet)
+        self._ended_by: Exception | None = None
+        in_flight.work_began(self)
         in_flight.leave()
+        self._hand = in_flight.hands.begin(self._run)
 
     def is_over(self, timeout_seconds: float) -> bool:
         """Waits for the end; whether it has come by then."""
-        self._greenlet.join(timeout_seconds)
-        return self._greenlet.ready()
+        return self.over.wait(timeout_seconds)
 
     @property
     def error(self) -> Exception | None:
@@ -82,13 +92,24 @@ class Work(Generic[T]):
         return result
 
     def end(self, error: Exception) -> None:
-        """Raises an error in the function, wherever it waits."""
-        self._greenlet.kill(error, block=False)
+        """Raises an error in the function, wherever it waits; or in its place, before it began."""
+        self._ended_by = error
+        gevent.get_hub().loop.run_callback(self._throw, error)
+
+    def _throw(self, error: Exception) -> None:
+        # Its greenlet may have another task by now.
+        if not self.over.is_set():
+            self._hand.throw(error)
 
     def _run(self) -> None:
         try:
+            if self._ended_by is not None:
+                raise self._ended_by
             self._result = self._function()
             self._error = None
         except Exception as error:
-            # gevent would write its traceback to stderr.
             self._error = error
+        finally:
+            self._in_flight.work_ended(self)
+            self.over.set()
+            self._when_over()
