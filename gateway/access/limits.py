@@ -139,7 +139,7 @@ class RedisCounts:
     """Buckets that all processes share; every call of one `take` goes in one round trip.
 
     One `take` at a time: its connection is kept from one to the next, for what redis-py does to
-    lend one out and to watch over a command took longer than the command. Raises redis.RedisError.
+    lend one out and to watch over a command took as long as the command. Raises redis.RedisError.
     """
 
     def __init__(self, client: redis.Redis) -> None:
