@@ -155,5 +155,6 @@ def works(house: House, spool_root: Path) -> Works:
         credentials=house.lane_credentials(),
         policy=house.policy,
         leases=LeaseKeeper(house.engine),
+        tier_prices=house.catalogue.tier_prices,
         spool_root=spool_root,
     )

@@ -69,6 +69,7 @@ def fill(settings: Settings) -> Toolbox:
         credentials=house.lane_credentials(),
         policy=house.policy,
         leases=LeaseKeeper(house.engine),
+        tier_prices=house.catalogue.tier_prices,
         spool_root=_spool_root(),
     )
     bell, prices = Bell(settings), PriceBook()

@@ -3,10 +3,8 @@
 The job's price and its provider were settled at intake, and its tries are the lane's to count.
 """
 
-from dataclasses import replace
 from typing import Any
 
-from gateway.catalogue.catalogue import OTHER_TIERS
 from gateway.providers.breaker import Breakers
 from gateway.providers.dialect import (
     Answer,
@@ -26,7 +24,7 @@ def call_once(
     body: dict[str, Any],
     timeout_seconds: float,
 ) -> Answer:
-    """The provider's answer, without a usage where the job's prices are not for its tier.
+    """The provider's answer.
 
     Raises ProviderError, Unavailable if the provider keeps failing and is not to be called now.
     """
@@ -39,4 +37,4 @@ def call_once(
         breaker.record(error)
         raise
     breaker.record(None)
-    return replace(answer, usage=None) if answer.service_tier in OTHER_TIERS else answer
+    return answer

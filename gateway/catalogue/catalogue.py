@@ -111,6 +111,12 @@ class Catalogue:
             if offer.provider == provider and model.max_output_tokens is not None
         }
 
+    def tier_prices(self, provider: str, model: str, tier: str) -> PriceSnapshot | None:
+        """The prices of a provider's model at a tier other than the usual one, if it has some."""
+        found = self.resolve(model)
+        offers = () if found is None else found.offers
+        return next((each.tiers.get(tier) for each in offers if each.provider == provider), None)
+
     def models(self) -> tuple[Model, ...]:
         """Every model, ordered by id."""
         return self._models

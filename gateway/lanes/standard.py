@@ -21,6 +21,8 @@ from sqlalchemy.orm import Session
 from gateway.billing import ledger
 from gateway.billing.ledger import Charge
 from gateway.billing.pricing import PriceBook, amounts
+from gateway.catalogue.catalogue import OTHER_TIERS
+from gateway.catalogue.rates import PriceSnapshot
 from gateway.catalogue.usage import Usage
 from gateway.lanes import endings, runs
 from gateway.lanes.credentials import refusal, refuses_own_key
@@ -118,17 +120,22 @@ def perform(
     except ProviderError as error:
         _fail(books, run, error)
     else:
-        _complete(books, prices, run, answer, time.monotonic() - began)
+        _complete(books, works, prices, run, answer, time.monotonic() - began)
 
 
 def _complete(
-    books: _Books, prices: PriceBook, run: Run, answer: Answer, taken_seconds: float
+    books: _Books,
+    works: Works,
+    prices: PriceBook,
+    run: Run,
+    answer: Answer,
+    taken_seconds: float,
 ) -> None:
     """The call was answered: the job ends with that, if nothing else has ended it."""
     late_id = ids.new()
 
     def write(session: Session) -> bool:
-        ending = _ending(session, prices, run, answer)
+        ending = _ending(session, works, prices, run, answer)
         return deliver(session, run, ending, taken_seconds, late_id=late_id)
 
     delivered = books.write(run, write)
@@ -136,21 +143,39 @@ def _complete(
     log.info("run.answered", extra={"job_id": str(run.job_id), "delivered": delivered})
 
 
-def _ending(session: Session, prices: PriceBook, run: Run, answer: Answer) -> Ending:
+def _ending(session: Session, works: Works, prices: PriceBook, run: Run, answer: Answer) -> Ending:
     """The job's end with this answer, and what it costs."""
-    snapshot = prices.load(session, [run.price_id])[run.price_id]
+    snapshot = _snapshot(session, works, prices, run, answer.service_tier)
     usage = answer.usage
+    priced = None
+    if usage is not None and snapshot is not None:
+        priced = amounts(usage, snapshot, "standard", run.markup_bps)
     charge = Charge(
         hold_id=run.job_id,
         lane="standard",
         provider=run.provider,
         model=run.model,
-        price_id=run.price_id,
+        price_id=run.price_id if snapshot is None else snapshot.digest,
         markup_bps=run.markup_bps,
         usage=usage or Usage(),
-        amounts=None if usage is None else amounts(usage, snapshot, "standard", run.markup_bps),
+        amounts=priced,
     )
     return endings.completed(run.job_id, run.asked_model, answer.body, charge)
+
+
+def _snapshot(
+    session: Session, works: Works, prices: PriceBook, run: Run, tier: str | None
+) -> PriceSnapshot | None:
+    """The prices of the tier that the provider says it served at; None if it has none there.
+
+    Nobody asks for another tier, but a provider's account may be set to one.
+    """
+    if tier not in OTHER_TIERS:
+        return prices.load(session, [run.price_id])[run.price_id]
+    found = works.tier_prices(run.provider, run.model, tier)
+    if found is not None:
+        prices.store(session, found)
+    return found
 
 
 def deliver(

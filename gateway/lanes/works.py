@@ -1,6 +1,6 @@
 """What every step of a provider batch's life needs, gathered once by the worker."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,9 +11,13 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
+from gateway.catalogue.rates import PriceSnapshot
 from gateway.lanes.credentials import Credentials
 from gateway.lanes.leases import LeaseKeeper
 from gateway.providers.dialect import BatchLimits, Dialect
+
+TierPrices = Callable[[str, str, str], PriceSnapshot | None]
+"""(provider, its name of a model, tier) -> the prices of a call that ran there, if it has some."""
 
 
 def backoff_seconds(going_on: timedelta, *, shortest: float, longest: float) -> float:
@@ -50,6 +54,7 @@ class Works:
     credentials: Credentials
     policy: LanePolicy
     leases: LeaseKeeper
+    tier_prices: TierPrices
     spool_root: Path
 
     @contextmanager

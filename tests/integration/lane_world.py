@@ -62,6 +62,7 @@ STANDARD = Rates(
     input=2_000, cache_read=1_000, cache_write_short=2_500, cache_write_long=4_000, output=8_000
 )
 PRICES = PriceSnapshot(STANDARD, STANDARD.scaled(Decimal("0.5")), "test")
+PRIORITY = PriceSnapshot(STANDARD.scaled(Decimal(2)), None, "test, in a hurry")
 NOTHING = Stored(202, {}, b"{}")
 PROMPT_POLICY = LanePolicy(
     window=timedelta(0),
@@ -374,6 +375,7 @@ def opened(
             Credentials(engine, credentials, credential_of),
             _policy(policy),
             LeaseKeeper(engine),
+            lambda _provider, _model, tier: PRIORITY if tier == "priority" else None,
             Path(spool),
         )
         yield World(engine, works, first)

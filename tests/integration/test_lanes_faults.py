@@ -59,6 +59,7 @@ def on_a_full_disk(works: Works) -> Works:
         works.credentials,
         works.policy,
         works.leases,
+        works.tier_prices,
         works.spool_root,
     )
 

@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -66,6 +68,41 @@ def logged(world: World) -> list[tuple[str, int, int]]:
     """The request log's rows: lane, HTTP status and attempts, of batches and calls together."""
     rows = world.rows("SELECT lane, http_status, attempts FROM request_log")
     return [(row.lane, row.http_status, row.attempts) for row in rows]
+
+
+# What it costs.
+
+
+@pytest.mark.parametrize(
+    ("tier", "charged"), [("default", STANDARD_NANOS), ("priority", 2 * STANDARD_NANOS)]
+)
+def test_a_call_is_charged_at_the_tier_that_its_provider_says_it_ran_at(
+    world: World, tier: str, charged: int
+) -> None:
+    job_id = made_at(world, tier)
+    assert seen(world, job_id).charged_nanos == charged
+    assert world.moved() == {"charge": charged, "provider_cost": charged * 10 // 11}
+    world.check_books()
+
+
+def test_a_call_at_a_tier_that_has_no_price_is_unpriced(world: World) -> None:
+    job = seen(world, made_at(world, "scale"))
+    assert (job.status, job.unpriced, job.charged_nanos) == ("completed", True, None)
+    assert world.moved().keys() == {"suspense"}
+    world.check_books()
+
+
+def made_at(world: World, tier: str) -> UUID:
+    """A job whose standard call has been answered at that tier."""
+    (job_id,) = in_a_batch(world)
+    escalate(world)
+    (run,) = claim(world)
+
+    def answer(target: Target, body: dict[str, Any], timeout_seconds: float) -> Answer:
+        return replace(ask(target, body, timeout_seconds), service_tier=tier)
+
+    perform(world, run, answer)
+    return job_id
 
 
 # What comes first wins.

@@ -343,6 +343,7 @@ def run_lanes(web: Web, spool: Any) -> None:
         house.lane_credentials(),
         house.policy,
         LeaseKeeper(house.engine),
+        house.catalogue.tier_prices,
         spool,
     )
     prices = PriceBook()

@@ -81,6 +81,7 @@ def run_batches(web: Web, folder: Path) -> None:
         house.lane_credentials(),
         PROMPT_POLICY,
         LeaseKeeper(house.engine),
+        house.catalogue.tier_prices,
         folder,
     )
     with transaction(house.engine) as session:
