@@ -106,7 +106,7 @@ def answer(
         earlier = work.result()
         assert earlier is not None  # a stream that was not replayed has said something
         return stored_response(earlier, surface, replayed=True)
-    events = _events(first, mailbox, work)
+    events = _events(first, mailbox, work, surface)
     response = Response(events, headers={**HEADERS, **headers}, mimetype=EVENT_STREAM)
     response.call_on_close(partial(_leave, parts, mailbox, work))
     return response
@@ -131,8 +131,13 @@ def _error_event(error: Exception) -> bytes:
     return b"data: " + failure(error).get_data() + b"\n\n"
 
 
-def _events(first: bytes, mailbox: Mailbox, work: Work[Stored | None]) -> Iterator[bytes]:
-    """The events as they come, a comment where none does, and what ended them early."""
+def _events(
+    first: bytes, mailbox: Mailbox, work: Work[Stored | None], surface: Surface
+) -> Iterator[bytes]:
+    """The events as they come, a comment where none does, and what ended them early.
+
+    Or an earlier answer, whose look-up has outlasted a silence.
+    """
     yield first or COMMENT
     while events := mailbox.take() or (b"" if mailbox.is_over else COMMENT):
         yield events
@@ -140,6 +145,8 @@ def _events(first: bytes, mailbox: Mailbox, work: Work[Stored | None]) -> Iterat
     if error is not None:
         log_mistake(error)
         yield mailbox.encode(_error_event(error))
+    elif (earlier := work.result()) is not None:
+        yield surface.answer(earlier).body
 
 
 def _leave(parts: State, mailbox: Mailbox, work: Work[Stored | None]) -> None:

@@ -10,6 +10,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from gateway.billing.prices import format_usd
+from gateway.calls.idempotency import Stored
+from gateway.calls.realtime import Call
 from gateway.calls.record import CallRecord
 from gateway.providers.dialect import Broken, ProviderError, StreamBroken
 from tests.integration.slow_dialect import CHARGED_NANOS, HURRY, SlowDialect, served_by
@@ -213,6 +215,26 @@ def test_who_hangs_up_under_a_key_finds_the_whole_answer_later(
     again = post(web, customer, STREAM_BODY, Idempotency_Key="cut")
     assert again.data.count(b'"content"') == 5
     assert again.data.endswith(DONE)
+    assert web.column(CHARGES) == [CHARGED_NANOS]
+
+
+def test_a_stream_that_is_given_again_after_a_silence_is_whole(
+    web: Web, customer: Customer, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(pieces=5)
+    told = post(web, customer, STREAM_BODY, Idempotency_Key="late").data
+    finish(web)
+    begin = web.state.writer.begin
+
+    def begin_late(call: Call) -> Stored | None:
+        gevent.sleep(2.5 * HURRY.comment_seconds)
+        return begin(call)
+
+    monkeypatch.setattr(web.state.writer, "begin", begin_late)
+    again = post(web, customer, STREAM_BODY, Idempotency_Key="late").data
+    assert again.startswith(COMMENT)
+    assert again.replace(COMMENT, b"") == told
+    assert told.endswith(DONE)
     assert web.column(CHARGES) == [CHARGED_NANOS]
 
 
